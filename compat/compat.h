@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Every difference between the kernels we build for.
+ *
+ * net/espintcp is written for the newest kernel. Each block here names the
+ * release that brought what it stands in for; when that is the oldest kernel
+ * supported, the block and its line in probe.mk go.
+ */
+#ifndef ESPINTCP_COMPAT_H
+#define ESPINTCP_COMPAT_H
+
+#include <linux/bvec.h>
+#include <linux/crypto.h>
+#include <linux/module.h>
+#include <linux/uio.h>
+#include <net/sock.h>
+#include <net/tcp.h>
+#include <net/xfrm.h>
+
+/* 6.12: asm/unaligned.h moved to linux/ */
+#ifdef COMPAT_HAVE_LINUX_UNALIGNED
+#include <linux/unaligned.h>
+#else
+#include <asm/unaligned.h>
+#endif
+
+/*
+ * 6.5: pages go to TCP through MSG_SPLICE_PAGES, and proto and proto_ops lost
+ * sendpage. (Debian's 6.1 has the flag's name, but TCP does not know it.)
+ */
+#ifdef COMPAT_HAVE_SPLICE_PAGES
+static inline int compat_tcp_send_pages(struct sock *sk, struct bio_vec *bvec,
+					unsigned int n, size_t octets,
+					int flags)
+{
+	struct msghdr msg = {
+		.msg_flags = flags | MSG_SPLICE_PAGES,
+	};
+
+	iov_iter_bvec(&msg.msg_iter, ITER_SOURCE, bvec, n, octets);
+	return tcp_sendmsg_locked(sk, &msg, octets);
+}
+
+static inline void compat_prot_no_sendpage(struct proto *prot)
+{
+}
+
+static inline void compat_ops_no_sendpage(struct proto_ops *ops)
+{
+}
+#else
+static inline int compat_tcp_send_pages(struct sock *sk, struct bio_vec *bvec,
+					unsigned int n, size_t octets,
+					int flags)
+{
+	int sent = 0, ret;
+
+	for (; n; n--, bvec++) {
+		int more = n > 1 ? MSG_MORE | MSG_SENDPAGE_NOTLAST : 0;
+
+		ret = tcp_sendpage_locked(sk, bvec->bv_page, bvec->bv_offset,
+					  bvec->bv_len, flags | more);
+		if (ret < 0)
+			return sent ?: ret;
+		sent += ret;
+		if (ret < bvec->bv_len)
+			break;
+	}
+	return sent;
+}
+
+static inline int compat_sendpage(struct sock *sk, struct page *page,
+				  int offset, size_t size, int flags)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline void compat_prot_no_sendpage(struct proto *prot)
+{
+	prot->sendpage = compat_sendpage;
+}
+
+static inline void compat_ops_no_sendpage(struct proto_ops *ops)
+{
+	ops->sendpage_locked = NULL;
+	ops->sendmsg_locked = NULL;
+}
+#endif
+
+/* 6.1.2: sockets that may not use the task's page fragment say so */
+static inline void compat_sk_no_task_frag(struct sock *sk)
+{
+	sk->sk_use_task_frag = false;
+}
+
+/* 6.3: crypto completions get their data, not the request */
+#ifdef COMPAT_HAVE_CRYPTO_COMPLETION_DATA
+typedef void *compat_crypto_data_t;
+
+static inline void *compat_crypto_data(compat_crypto_data_t data)
+{
+	return data;
+}
+#else
+typedef struct crypto_async_request *compat_crypto_data_t;
+
+static inline void *compat_crypto_data(compat_crypto_data_t data)
+{
+	return data->data;
+}
+#endif
+
+/* 6.5: proto.ioctl gets a kernel pointer */
+#ifdef COMPAT_HAVE_IOCTL_KARG
+typedef int *compat_ioctl_arg_t;
+
+static inline int compat_ioctl_return(int value, compat_ioctl_arg_t arg)
+{
+	*arg = value;
+	return 0;
+}
+#else
+typedef unsigned long compat_ioctl_arg_t;
+
+static inline int compat_ioctl_return(int value, compat_ioctl_arg_t arg)
+{
+	return put_user(value, (int __user *)arg);
+}
+#endif
+
+/* 7.1: proto.recvmsg lost addr_len */
+#ifdef COMPAT_HAVE_RECVMSG_ADDR_LEN
+#define COMPAT_RECVMSG_PARAMS	struct sock *sk, struct msghdr *msg, \
+				size_t len, int flags, int *addr_len
+#define COMPAT_RECVMSG_ARGS	sk, msg, len, flags, addr_len
+#else
+#define COMPAT_RECVMSG_PARAMS	struct sock *sk, struct msghdr *msg, \
+				size_t len, int flags
+#define COMPAT_RECVMSG_ARGS	sk, msg, len, flags
+#endif
+
+/* 6.13: the offload type is set only for SAs that are offloaded */
+static inline void compat_unset_type_offload(struct xfrm_state *x)
+{
+	if (x->type_offload) {
+		module_put(x->type_offload->owner);
+		x->type_offload = NULL;
+	}
+}
+
+#endif
