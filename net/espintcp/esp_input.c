@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * ESP record -> decrypted packet.
+ *
+ * The ciphertext is read where TCP received it and the plaintext is written
+ * into the packet's own memory: received pages may be a file's page cache or
+ * the sender's retransmit queue and are never written.
+ */
+#include <net/ip.h>
+
+#include "espintcp.h"
+#include "request.h"
+
+/* A linear packet with all of the ciphertext in it: the record was put
+ * together there, or is copied now.
+ */
+static int input_in_place(struct espintcp_request *er, struct sk_buff *skb,
+			  struct espintcp_segment *seg, unsigned int assoclen)
+{
+	unsigned int hlen = sizeof(struct ip_esp_hdr);
+	int err;
+
+	if (seg->skb) {
+		err = skb_copy_bits(seg->skb, seg->offset + hlen,
+				    skb->data + hlen, skb->len - hlen);
+		if (err)
+			return err;
+	}
+	sg_init_table(er->dst, 2);
+	sg_set_buf(&er->dst[0], er->dst_aad, assoclen);
+	sg_set_buf(&er->dst[1], skb->data + hlen, skb->len - hlen);
+	er->segment = NULL;
+	aead_request_set_crypt(&er->req, er->dst, er->dst, skb->len - hlen,
+			       er->iv);
+	return 0;
+}
+
+/* Reads from the segment, writes to the packet. */
+static int input_from_segment(struct espintcp_request *er, struct sk_buff *skb,
+			      struct espintcp_segment *seg,
+			      unsigned int assoclen)
+{
+	unsigned int hlen = sizeof(struct ip_esp_hdr);
+	struct espintcp_rx *rx = &seg->conn->rx;
+	int n;
+
+	/* Asynchronous crypto would need it, and cannot be told to wait. */
+	if (!rx->spare)
+		rx->spare = alloc_skb(0, GFP_ATOMIC);
+	if (!rx->spare)
+		return -ENOMEM;
+
+	sg_init_table(er->src, ESPINTCP_SRC_PIECES);
+	sg_set_buf(&er->src[0], er->aad, assoclen);
+	n = skb_to_sgvec(seg->skb, &er->src[1], seg->offset + hlen,
+			 skb->len - hlen);
+	if (n < 0)
+		return n;
+
+	sg_init_table(er->dst, 2);
+	sg_set_buf(&er->dst[0], er->dst_aad, assoclen);
+	sg_set_buf(&er->dst[1], skb->data + hlen, skb->len - hlen);
+	er->segment = seg->skb;
+	aead_request_set_crypt(&er->req, er->src, er->dst, skb->len - hlen,
+			       er->iv);
+	return 0;
+}
+
+/* Takes padding and ICV off. Returns the next header. */
+static int input_trim(struct xfrm_state *x, struct sk_buff *skb)
+{
+	struct crypto_aead *aead = x->data;
+	unsigned int alen = crypto_aead_authsize(aead);
+	unsigned int hlen = sizeof(struct ip_esp_hdr) +
+			    crypto_aead_ivsize(aead);
+	const u8 *tail = skb_tail_pointer(skb) - alen;
+	unsigned int padlen = tail[-2];
+	u8 nexthdr = tail[-1];
+
+	if (hlen + padlen + 2 + alen > skb->len)
+		return -EINVAL;
+	/* Dummy packets are dropped (RFC 4303 section 2.6). */
+	if (nexthdr == IPPROTO_NONE)
+		return -EINVAL;
+
+	__skb_trim(skb, skb->len - padlen - 2 - alen);
+	__skb_pull(skb, hlen);
+	return nexthdr;
+}
+
+static bool mapping_is(const struct espintcp_key *key,
+		       const xfrm_address_t *addr, __be16 port)
+{
+	return key->dport == port &&
+	       xfrm_addr_equal(&key->daddr, addr, key->family);
+}
+
+/* An authentic packet from elsewhere: tell the daemon, once per change. */
+static void input_mapping(struct xfrm_state *x, const struct espintcp_key *key)
+{
+	struct espintcp_sa *sa = espintcp_sa(x);
+	xfrm_address_t addr = key->daddr;
+	bool tell;
+
+	if (likely(mapping_is(key, &x->props.saddr,
+			      READ_ONCE(x->encap->encap_sport))))
+		return;
+
+	spin_lock_bh(&x->lock);
+	tell = !mapping_is(key, &sa->mapped_addr, sa->mapped_port);
+	sa->mapped_addr = addr;
+	sa->mapped_port = key->dport;
+	spin_unlock_bh(&x->lock);
+
+	if (tell)
+		km_new_mapping(x, &addr, key->dport);
+}
+
+/* Decrypted: hand back to XFRM what it expects. Returns the next header. */
+static int input_finish(struct xfrm_state *x, struct sk_buff *skb,
+			const struct espintcp_key *key, int err)
+{
+	int nexthdr;
+
+	if (err)
+		return err;
+	nexthdr = input_trim(x, skb);
+	if (nexthdr < 0)
+		return nexthdr;
+
+	input_mapping(x, key);
+
+	if (x->props.mode == XFRM_MODE_TUNNEL) {
+		skb_reset_transport_header(skb);
+		return nexthdr;
+	}
+
+	/* Where XFRM is to move the IP header: right before the payload. */
+	skb_set_transport_header(skb, -skb_network_header_len(skb));
+	/* A NAT may have changed the addresses the inner checksum covers; ESP
+	 * has authenticated the payload (RFC 3948 section 3.1.2).
+	 */
+	if (x->props.mode == XFRM_MODE_TRANSPORT)
+		skb->ip_summed = CHECKSUM_UNNECESSARY;
+	return nexthdr;
+}
+
+static void input_done(struct espintcp_request *er)
+{
+	struct espintcp_conn *conn = er->conn;
+	struct sk_buff *skb = er->skb;
+	struct sk_buff *hold = er->hold;
+	int nexthdr;
+
+	nexthdr = input_finish(er->x, skb, &conn->key, er->err);
+	espintcp_request_put(er);
+	kfree_skb(hold);
+	xfrm_input_resume(skb, nexthdr);
+	espintcp_conn_put(conn);
+}
+
+/**
+ * espintcp_esp_input - decrypt a packet of a TCP-encapsulated SA
+ * @x: the SA, held by @skb's secpath
+ * @skb: from rx.c: linear, data at the ESP header, as long as the record; what
+ *	comes after the ESP header may still be in the received segment only
+ *
+ * xfrm_type.input. Context: softirq or BH disabled, under RCU, lock of the
+ * outer socket held.
+ * Return: the next header; -EINPROGRESS when crypto went asynchronous and owns
+ *	@skb; another negative errno when the packet is bad, -EBADMSG if not
+ *	authentic. XFRM frees @skb then.
+ */
+int espintcp_esp_input(struct xfrm_state *x, struct sk_buff *skb)
+{
+	struct espintcp_segment *seg = espintcp_input_cb(skb)->segment;
+	const struct ip_esp_hdr *esph = (struct ip_esp_hdr *)skb->data;
+	struct crypto_aead *aead = x->data;
+	struct espintcp_request *er;
+	unsigned int assoclen;
+	int err;
+
+	if (skb->len < sizeof(*esph) + crypto_aead_ivsize(aead) + 2 +
+		       crypto_aead_authsize(aead))
+		return -EINVAL;
+
+	er = espintcp_request_get(x);
+	if (!er) {
+		espintcp_count(xs_net(x), ESPINTCP_CNT_IN_NO_MEM);
+		return -ENOMEM;
+	}
+	er->skb = skb;
+	er->conn = seg->conn;
+	er->done = input_done;
+	assoclen = espintcp_request_set_aad(er,
+					    XFRM_SKB_CB(skb)->seq.input.hi,
+					    esph->seq_no);
+
+	err = -EINVAL;
+	if (seg->skb)
+		err = input_from_segment(er, skb, seg, assoclen);
+	if (err)
+		err = input_in_place(er, skb, seg, assoclen);
+	if (!err)
+		err = espintcp_request_run(er, crypto_aead_decrypt);
+	if (err == -EINPROGRESS)
+		return err;
+
+	espintcp_request_put(er);
+	return input_finish(x, skb, &seg->conn->key, err);
+}

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The module's own types. What each file does:
+ *
+ *	main.c		module load and unload, conflict detection
+ *	ulp.c		a socket becomes a connection and stops being one
+ *	ike.c		the daemon's side of the socket: send, receive, poll
+ *	framing.c	the record rules, pure
+ *	rx.c		socket -> records -> keepalive | IKE queue | ESP
+ *	esp_type.c	standing in for the stock ESP type of XFRM
+ *	esp_input.c	ESP record -> decrypted packet
+ *	esp_output.c	packet of an SA -> ESP frame
+ *	request.c	one AEAD operation of either
+ *	path.c		which connection carries an SA
+ *	txq.c		frames -> transmit queue -> socket
+ *	stats.c		counters
+ *
+ * Locks, outermost first. A lock may be taken while those above it are held,
+ * never the other way round:
+ *
+ *	socket lock (lock_sock(), or its spinlock in softirq while no process
+ *	owns the socket)
+ *			rx state, txq.wire, sending on the socket
+ *	xfrm_state.lock	sequence numbers of an SA, espintcp_sa.path (writers)
+ *	espintcp_txq.lock
+ *			the queues and byte counts of a connection
+ *	ike_queue.lock	messages waiting for the daemon
+ *
+ * The output of an SA takes only the last three: it may run under the socket
+ * lock of the inner connection, and must not wait for the outer one.
+ */
+#ifndef ESPINTCP_H
+#define ESPINTCP_H
+
+#include <linux/interrupt.h>
+#include <linux/refcount.h>
+#include <linux/rhashtable-types.h>
+#include <linux/skbuff.h>
+#include <linux/workqueue.h>
+#include <net/ipv6.h>
+#include <net/sock.h>
+#include <net/xfrm.h>
+
+#include "compat.h"
+#include "framing.h"
+#include "stats.h"
+
+/**
+ * struct espintcp_key - a connection as an SA names it
+ * @net: namespace
+ * @saddr: our address; IPv4 in a4 with the rest zero
+ * @daddr: the peer's
+ * @sport: our port, network order
+ * @dport: the peer's
+ * @family: AF_INET also for IPv4 on an IPv6 socket
+ */
+struct espintcp_key {
+	struct net *net;
+	xfrm_address_t saddr;
+	xfrm_address_t daddr;
+	__be16 sport;
+	__be16 dport;
+	u32 family;
+};
+
+/**
+ * struct espintcp_txq - frames on their way to the socket
+ * @lock: guards all but @wire, @sent and @pushing
+ * @ike: IKE frames, sent before @esp
+ * @esp: ESP frames in the order of their sequence numbers; those whose
+ *	encryption still runs keep their place
+ * @ike_octets: octets in @ike and, of IKE, in @wire
+ * @esp_octets: octets in @esp and, of ESP, in @wire
+ * @limit: bound for each of the two, octets
+ * @shut: nothing more is taken; set once, at reset, shutdown or close
+ * @wire: frames handed to the socket next, in this order (socket lock)
+ * @sent: octets of the first frame of @wire which TCP already has (socket lock)
+ * @pushing: espintcp_txq_push() runs (socket lock)
+ */
+struct espintcp_txq {
+	spinlock_t lock;	/* innermost but for ike_queue.lock */
+	struct sk_buff_head ike;
+	struct sk_buff_head esp;
+	unsigned int ike_octets;
+	unsigned int esp_octets;
+	unsigned int limit;
+	bool shut;
+
+	struct sk_buff_head wire;
+	unsigned int sent;
+	bool pushing;
+};
+
+/**
+ * struct espintcp_rx - where the record splitter is in the stream
+ * @head: first octets of a record that does not lie whole in one segment
+ * @skb: the record being put together, NULL when its octets are thrown away
+ * @left: octets of it still to come
+ * @stopped: the stream is broken or the socket closes; nothing more is read
+ * @more: the budget ran out, data is left in the socket's receive queue
+ * @spare: stands in for a segment whose pages asynchronous crypto still reads
+ *
+ * All under the socket lock.
+ */
+struct espintcp_rx {
+	struct espintcp_head head;
+	struct sk_buff *skb;
+	unsigned int left;
+	bool stopped;
+	bool more;
+	struct sk_buff *spare;
+};
+
+/**
+ * struct espintcp_conn - a TCP connection with the ULP set
+ * @sk: the socket. Set while attached; the ULP lives no longer than the file,
+ *	so the socket is there as long as @detached is false
+ * @key: fixed at attach
+ * @node: in the table of path.c
+ * @refcnt: held by the socket until detach, by every SA which caches this as
+ *	its path, and by every frame whose encryption went asynchronous
+ * @rcu: readers find a connection without a reference
+ * @detached: the socket is gone for this module (socket lock)
+ * @deferred: the tasklet found the socket owned by a process, which runs the
+ *	tasklet's work when it lets go (socket spinlock)
+ * @rx: receive side
+ * @iph: template of the outer header decrypted packets are given to XFRM with
+ * @ip6h: the same for IPv6
+ * @ike_queue: messages for the daemon
+ * @ike_truesize: memory in @ike_queue, octets (ike_queue.lock)
+ * @txq: transmit side
+ * @ike_wait: the daemon waits for room to send
+ * @tasklet: continues receiving and sending where the socket lock was not
+ *	to be had, or had been held long enough
+ * @abort: resets the connection, where sleeping is allowed
+ * @retry: sends again after memory ran out with nothing in flight
+ * @prot: the socket's own, restored at detach
+ * @ops: likewise
+ * @data_ready: likewise
+ * @write_space: likewise
+ * @state_change: likewise
+ */
+struct espintcp_conn {
+	struct sock *sk;
+	struct espintcp_key key;
+	struct rhlist_head node;
+	refcount_t refcnt;
+	struct rcu_head rcu;
+	bool detached;
+	bool deferred;
+
+	struct espintcp_rx rx;
+	union {
+		struct iphdr iph;
+		struct ipv6hdr ip6h;
+	};
+
+	struct sk_buff_head ike_queue;
+	unsigned int ike_truesize;
+
+	struct espintcp_txq txq;
+	bool ike_wait;
+
+	struct tasklet_struct tasklet;
+	struct work_struct abort;
+	struct delayed_work retry;
+
+	struct proto *prot;
+	const struct proto_ops *ops;
+	void (*data_ready)(struct sock *sk);
+	void (*write_space)(struct sock *sk);
+	void (*state_change)(struct sock *sk);
+};
+
+/**
+ * espintcp_conn_of - the connection of a socket which has the ULP
+ * @sk: the socket
+ *
+ * Context: a system call on the socket, or one of its callbacks: the ULP is
+ *	there from setsockopt() to the last close of the file.
+ */
+static inline struct espintcp_conn *espintcp_conn_of(const struct sock *sk)
+{
+	return (__force struct espintcp_conn *)inet_csk(sk)->icsk_ulp_data;
+}
+
+/**
+ * struct espintcp_frame - a frame, in the cb of the skb that stands for it
+ * @page: holds the frame; the skb owns a reference
+ * @offset: where in @page
+ * @len: octets, length field included
+ * @ready: may be sent; until then only its place is kept (txq.lock)
+ * @ike: an IKE message
+ *
+ * For ESP the skb is the inner packet: as long as its frame waits, the inner
+ * sender stays charged for it and is held back as by a device queue. For IKE
+ * the skb is empty.
+ */
+struct espintcp_frame {
+	struct page *page;
+	u32 offset;
+	u32 len;
+	bool ready;
+	bool ike;
+};
+
+static inline struct espintcp_frame *espintcp_frame(struct sk_buff *skb)
+{
+	BUILD_BUG_ON(sizeof(struct espintcp_frame) > sizeof(skb->cb));
+	return (struct espintcp_frame *)skb->cb;
+}
+
+static inline u8 *espintcp_frame_data(struct sk_buff *skb)
+{
+	struct espintcp_frame *frame = espintcp_frame(skb);
+
+	return (u8 *)page_address(frame->page) + frame->offset;
+}
+
+/**
+ * struct espintcp_sa - what the module keeps for an SA
+ * @path: the connection that carried it last, with a reference
+ *	(RCU; written under xfrm_state.lock)
+ * @oseq: highest sequence number a frame was given (xfrm_state.lock)
+ * @request: a crypto request kept for the next packet, or NULL
+ * @mapped_addr: peer address last reported with XFRM_MSG_MAPPING
+ * @mapped_port: and port
+ *
+ * Lives in the page fragment of the state (xfrm_state.xfrag), which the stock
+ * ESP type uses for output and which the kernel gives back with the state.
+ */
+struct espintcp_sa {
+	struct espintcp_conn __rcu *path;
+	u64 oseq;
+	struct espintcp_request *request;
+	xfrm_address_t mapped_addr;
+	__be16 mapped_port;
+};
+
+static inline struct espintcp_sa *espintcp_sa(const struct xfrm_state *x)
+{
+	return page_address(x->xfrag.page) + x->xfrag.offset;
+}
+
+/**
+ * struct espintcp_segment - where the octets of an ESP record are
+ * @conn: the connection it came on
+ * @skb: the segment in the socket's receive queue that holds all of it;
+ *	NULL when the record was put together in memory of our own.
+ *	Its pages may belong to a file or to the sender: read only.
+ * @offset: of the ESP header in @skb
+ *
+ * On the stack of the receive path, for the time of one xfrm_input() call.
+ */
+struct espintcp_segment {
+	struct espintcp_conn *conn;
+	struct sk_buff *skb;
+	unsigned int offset;
+};
+
+/**
+ * struct espintcp_input_cb - cb of a packet on its way through xfrm_input()
+ * @xfrm: belongs to XFRM
+ * @segment: where the ciphertext is
+ */
+struct espintcp_input_cb {
+	struct xfrm_skb_cb xfrm;
+	struct espintcp_segment *segment;
+};
+
+static inline struct espintcp_input_cb *espintcp_input_cb(struct sk_buff *skb)
+{
+	BUILD_BUG_ON(sizeof(struct espintcp_input_cb) > sizeof(skb->cb));
+	return (struct espintcp_input_cb *)skb->cb;
+}
+
+/* main.c */
+bool espintcp_permitted(struct net *net);
+
+/* ulp.c */
+int espintcp_ulp_init(void);
+void espintcp_ulp_exit(void);
+void espintcp_conn_put(struct espintcp_conn *conn);
+void espintcp_conn_run(struct espintcp_conn *conn);
+void espintcp_conn_kick(struct espintcp_conn *conn);
+
+/* ike.c */
+int espintcp_ike_enqueue(struct espintcp_conn *conn, struct sk_buff *skb);
+int espintcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t len);
+int espintcp_ike_recvmsg(struct sock *sk, struct msghdr *msg, size_t len,
+			 int flags);
+int espintcp_ike_inq(struct espintcp_conn *conn);
+void espintcp_ike_wake_writer(struct espintcp_conn *conn);
+__poll_t espintcp_poll(struct file *file, struct socket *sock,
+		       struct poll_table_struct *wait);
+
+/* rx.c */
+void espintcp_rx_run(struct espintcp_conn *conn);
+void espintcp_rx_stop(struct espintcp_conn *conn);
+
+/* esp_type.c */
+int espintcp_type_init(void);
+void espintcp_type_exit(void);
+
+/* esp_input.c */
+int espintcp_esp_input(struct xfrm_state *x, struct sk_buff *skb);
+
+/* esp_output.c */
+int espintcp_esp_output(struct xfrm_state *x, struct sk_buff *skb);
+
+/* path.c */
+int espintcp_path_init(void);
+void espintcp_path_exit(void);
+int espintcp_path_add(struct espintcp_conn *conn);
+void espintcp_path_del(struct espintcp_conn *conn);
+struct espintcp_conn *espintcp_path_get(struct xfrm_state *x);
+void espintcp_path_drop(struct xfrm_state *x);
+
+/* txq.c */
+void espintcp_txq_init(struct espintcp_txq *txq);
+int espintcp_frame_alloc(struct sk_buff *skb, unsigned int len, gfp_t gfp);
+void espintcp_frame_free(struct sk_buff *skb);
+int espintcp_txq_enqueue_ike(struct espintcp_conn *conn, struct sk_buff *skb);
+int espintcp_txq_reserve_esp(struct espintcp_conn *conn, struct xfrm_state *x,
+			     struct sk_buff *skb, u64 *seq);
+void espintcp_txq_complete_esp(struct espintcp_conn *conn, struct sk_buff *skb,
+			       int err);
+bool espintcp_txq_ike_room(struct espintcp_conn *conn);
+void espintcp_txq_push(struct espintcp_conn *conn);
+void espintcp_txq_flush(struct espintcp_conn *conn);
+void espintcp_txq_shut(struct espintcp_conn *conn);
+unsigned int espintcp_txq_octets(struct espintcp_conn *conn);
+void espintcp_txq_exit(void);
+
+#endif

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Module load and unload.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/capability.h>
+#include <linux/kmod.h>
+#include <linux/module.h>
+#include <net/tcp.h>
+
+#include "espintcp.h"
+
+static bool allow_userns;
+module_param(allow_userns, bool, 0644);
+MODULE_PARM_DESC(allow_userns, "also serve network namespaces of other user namespaces (default N)");
+
+/**
+ * espintcp_permitted - may the caller set the ULP, or add an SA for it?
+ * @net: network namespace of the socket or SA
+ *
+ * By default the administrator of the machine only: an unprivileged user with
+ * a namespace of their own does not reach this code.
+ *
+ * Context: process, system call.
+ */
+bool espintcp_permitted(struct net *net)
+{
+	if (capable(CAP_NET_ADMIN))
+		return true;
+	return READ_ONCE(allow_userns) &&
+	       ns_capable(net->user_ns, CAP_NET_ADMIN);
+}
+
+static int __init espintcp_init(void)
+{
+	int err;
+
+	/* The stock types must be there to stand in for. */
+	request_module("xfrm-type-%d-%d", AF_INET, XFRM_PROTO_ESP);
+	if (IS_ENABLED(CONFIG_IPV6))
+		request_module("xfrm-type-%d-%d", AF_INET6, XFRM_PROTO_ESP);
+
+	err = espintcp_stats_init();
+	if (err)
+		return err;
+	err = espintcp_path_init();
+	if (err)
+		goto exit_stats;
+	err = espintcp_ulp_init();
+	if (err) {
+		pr_err("this kernel has a ULP named espintcp already (CONFIG_INET_ESPINTCP): use that one\n");
+		goto exit_path;
+	}
+	err = espintcp_type_init();
+	if (err)
+		goto exit_ulp;
+
+	pr_info("IPsec over TCP (RFC 9329) ready\n");
+	return 0;
+
+exit_ulp:
+	espintcp_ulp_exit();
+exit_path:
+	espintcp_path_exit();
+exit_stats:
+	espintcp_stats_exit();
+	return err;
+}
+
+static void __exit espintcp_exit(void)
+{
+	espintcp_type_exit();
+	espintcp_ulp_exit();
+	espintcp_path_exit();
+	espintcp_txq_exit();
+	espintcp_stats_exit();
+	/* Connections are freed by kfree_rcu(), which needs none of our code. */
+}
+
+module_init(espintcp_init);
+module_exit(espintcp_exit);
+
+MODULE_DESCRIPTION("IKE and ESP over TCP (RFC 9329)");
+MODULE_LICENSE("GPL");
+MODULE_ALIAS_TCP_ULP("espintcp");
+MODULE_SOFTDEP("pre: esp4 esp6");

@@ -1,0 +1,450 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Socket -> records -> keepalive | IKE queue | ESP.
+ *
+ * Records are taken straight from the socket's receive queue, in the context
+ * data arrives in. One that lies whole in a segment is used where it is; one
+ * that does not is put together in memory of our own, where it is copied once.
+ * Segments are never changed, cloned or kept.
+ *
+ * Not strparser: it ties the largest record to SO_RCVBUF and the time a record
+ * may take to SO_RCVTIMEO, clones a segment for every record, and defers to
+ * one thread for the whole machine.
+ */
+#include <net/dst.h>
+#include <net/tcp.h>
+
+#include "espintcp.h"
+
+/* Records in one go. XFRM queues decrypted packets for NAPI, at most
+ * netdev_max_backlog (1000) of them; between two goes NAPI takes them away.
+ */
+#define ESPINTCP_RX_BUDGET	256
+/* Before the ESP header: link layer, IP header and some room for XFRM. */
+#define ESPINTCP_RX_MAC_MAX	32
+#define ESPINTCP_RX_HEADROOM	(ESPINTCP_RX_MAC_MAX + sizeof(struct ipv6hdr) + 16)
+
+static bool rx_is_v6(const struct espintcp_conn *conn)
+{
+	return conn->key.family == AF_INET6;
+}
+
+/* The outer header, so that XFRM sees the packet as from the IP layer. */
+static void rx_set_outer(struct espintcp_conn *conn, struct sk_buff *skb,
+			 unsigned int esp_len)
+{
+	if (rx_is_v6(conn)) {
+		struct ipv6hdr *ip6h = skb_push(skb, sizeof(*ip6h));
+
+		*ip6h = conn->ip6h;
+		ip6h->payload_len = htons(esp_len);
+		skb->protocol = htons(ETH_P_IPV6);
+	} else {
+		struct iphdr *iph = skb_push(skb, sizeof(*iph));
+
+		*iph = conn->iph;
+		iph->tot_len = htons(sizeof(*iph) + esp_len);
+		skb->protocol = htons(ETH_P_IP);
+	}
+	skb_reset_network_header(skb);
+}
+
+/* The link-layer header of the segment, for those who capture packets. */
+static void rx_set_mac(struct sk_buff *skb, const struct sk_buff *segment)
+{
+	unsigned int len = segment->mac_len;
+
+	if (!skb_mac_header_was_set(segment) || len > ESPINTCP_RX_MAC_MAX ||
+	    skb_mac_header(segment) + len > segment->data)
+		len = 0;
+	skb_set_mac_header(skb, -(int)len);
+	memcpy(skb_mac_header(skb), skb_mac_header(segment), len);
+	skb->mac_len = len;
+}
+
+/* A packet for an ESP record of @len octets that began in @segment, outer
+ * headers set, data at the ESP header, room for all of it.
+ */
+static struct sk_buff *rx_alloc_esp(struct espintcp_conn *conn,
+				    const struct sk_buff *segment,
+				    unsigned int len)
+{
+	struct net *net = conn->key.net;
+	struct sk_buff *skb;
+
+	skb = __netdev_alloc_skb(NULL, ESPINTCP_RX_HEADROOM + len,
+				 GFP_ATOMIC | __GFP_NOWARN);
+	if (!skb) {
+		espintcp_count(net, ESPINTCP_CNT_IN_NO_MEM);
+		return NULL;
+	}
+	skb_reserve(skb, ESPINTCP_RX_HEADROOM);
+	rx_set_outer(conn, skb, len);
+	rx_set_mac(skb, segment);
+	__skb_pull(skb, skb->len);
+	skb_reset_transport_header(skb);
+	__skb_put(skb, len);
+
+	skb->skb_iif = segment->skb_iif;
+	skb->mark = segment->mark;
+	skb->pkt_type = PACKET_HOST;
+	return skb;
+}
+
+/* The route TCP keeps for its own segments spares a look-up. */
+static void rx_set_dst(struct sock *sk, struct sk_buff *skb)
+{
+	struct dst_entry *dst = rcu_dereference(sk->sk_rx_dst);
+
+	if (dst && sk->sk_rx_dst_ifindex == skb->skb_iif)
+		dst = dst_check(dst, sk->sk_rx_dst_cookie);
+	else
+		dst = NULL;
+	if (dst)
+		skb_dst_set_noref(skb, dst);
+}
+
+/* Consumes @skb. */
+static void rx_deliver_esp(struct espintcp_conn *conn, struct sk_buff *skb,
+			   struct espintcp_segment *seg)
+{
+	struct net *net = conn->key.net;
+
+	skb->dev = dev_get_by_index_rcu(net, skb->skb_iif);
+	if (!skb->dev) {
+		espintcp_count(net, ESPINTCP_CNT_IN_NO_DEV);
+		kfree_skb(skb);
+		return;
+	}
+	espintcp_count(net, ESPINTCP_CNT_IN_ESP);
+
+	memset(skb->cb, 0, sizeof(skb->cb));
+	espintcp_input_cb(skb)->segment = seg;
+	rx_set_dst(conn->sk, skb);
+
+	if (!rx_is_v6(conn)) {
+		IPCB(skb)->iif = skb->skb_iif;
+		xfrm4_rcv_encap(skb, IPPROTO_ESP, 0, TCP_ENCAP_ESPINTCP);
+		return;
+	}
+#if IS_ENABLED(CONFIG_IPV6)
+	IP6CB(skb)->iif = skb->skb_iif;
+	IP6CB(skb)->nhoff = offsetof(struct ipv6hdr, nexthdr);
+	xfrm6_rcv_encap(skb, IPPROTO_ESP, 0, TCP_ENCAP_ESPINTCP);
+#endif
+}
+
+/* A record of @len octets, payload only, at @offset of @segment. */
+static void rx_esp(struct espintcp_conn *conn, struct sk_buff *segment,
+		   unsigned int offset, unsigned int len)
+{
+	struct espintcp_segment seg = {
+		.conn = conn,
+		.skb = segment,
+		.offset = offset,
+	};
+	unsigned int hlen = min_t(unsigned int, len, sizeof(struct ip_esp_hdr));
+	struct sk_buff *skb = rx_alloc_esp(conn, segment, len);
+
+	if (!skb)
+		return;
+	/* XFRM looks for the SA before it asks us for the rest. */
+	if (skb_copy_bits(segment, offset, skb->data, hlen)) {
+		kfree_skb(skb);
+		return;
+	}
+	rx_deliver_esp(conn, skb, &seg);
+}
+
+static struct sk_buff *rx_alloc_ike(struct espintcp_conn *conn,
+				    unsigned int len)
+{
+	struct sk_buff *skb = alloc_skb(len, GFP_ATOMIC | __GFP_NOWARN);
+
+	if (!skb) {
+		espintcp_count(conn->key.net, ESPINTCP_CNT_IN_NO_MEM);
+		return NULL;
+	}
+	__skb_put(skb, len);
+	return skb;
+}
+
+/* Consumes @skb. */
+static void rx_deliver_ike(struct espintcp_conn *conn, struct sk_buff *skb)
+{
+	if (espintcp_ike_enqueue(conn, skb)) {
+		espintcp_count(conn->key.net, ESPINTCP_CNT_IN_IKE_FULL);
+		kfree_skb(skb);
+		return;
+	}
+	espintcp_count(conn->key.net, ESPINTCP_CNT_IN_IKE);
+	conn->data_ready(conn->sk);
+}
+
+static void rx_ike(struct espintcp_conn *conn, struct sk_buff *segment,
+		   unsigned int offset, unsigned int len)
+{
+	struct sk_buff *skb = rx_alloc_ike(conn, len);
+
+	if (!skb)
+		return;
+	if (skb_copy_bits(segment, offset, skb->data, len)) {
+		kfree_skb(skb);
+		return;
+	}
+	rx_deliver_ike(conn, skb);
+}
+
+/* Nothing of the stream can be trusted any more (RFC 9329 section 3). */
+static void rx_broken(struct espintcp_conn *conn)
+{
+	espintcp_count(conn->key.net, ESPINTCP_CNT_IN_BAD_LENGTH);
+	conn->rx.stopped = true;
+	if (!conn->detached)
+		schedule_work(&conn->abort);
+}
+
+/* Records without a payload anyone wants. */
+static void rx_other(struct espintcp_conn *conn, enum espintcp_kind kind)
+{
+	switch (kind) {
+	case ESPINTCP_KEEPALIVE_RECORD:
+		espintcp_count(conn->key.net, ESPINTCP_CNT_IN_KEEPALIVE);
+		break;
+	case ESPINTCP_EMPTY:
+		espintcp_count(conn->key.net, ESPINTCP_CNT_IN_EMPTY);
+		break;
+	case ESPINTCP_SHORT:
+		espintcp_count(conn->key.net, ESPINTCP_CNT_IN_SHORT);
+		break;
+	case ESPINTCP_BROKEN:
+		rx_broken(conn);
+		break;
+	default:
+		break;
+	}
+}
+
+static void rx_record(struct espintcp_conn *conn, struct sk_buff *segment,
+		      unsigned int offset, unsigned int len,
+		      enum espintcp_kind kind)
+{
+	if (kind == ESPINTCP_ESP)
+		rx_esp(conn, segment, offset, len);
+	else if (kind == ESPINTCP_IKE)
+		rx_ike(conn, segment, offset, len);
+	else
+		rx_other(conn, kind);
+}
+
+/* Uses the record at @offset of @segment where it is.
+ * Returns its length, 0 when it does not lie whole in the @len octets there.
+ */
+static unsigned int rx_whole(struct espintcp_conn *conn,
+			     struct sk_buff *segment, unsigned int offset,
+			     unsigned int len)
+{
+	unsigned int n = min_t(unsigned int, len, ESPINTCP_HEAD_SIZE);
+	u8 octets[ESPINTCP_HEAD_SIZE];
+	enum espintcp_kind kind;
+	u16 record_len;
+
+	if (skb_copy_bits(segment, offset, octets, n))
+		return 0;
+	kind = espintcp_kind_of(octets, n, &record_len);
+	if (kind == ESPINTCP_BROKEN)
+		record_len = ESPINTCP_LEN_SIZE;
+	else if (kind == ESPINTCP_MORE || record_len > len)
+		return 0;
+
+	rx_record(conn, segment, offset + ESPINTCP_LEN_SIZE,
+		  record_len - ESPINTCP_LEN_SIZE, kind);
+	return record_len;
+}
+
+/* The head of a record that crosses segments is known: memory for the rest. */
+static void rx_begin(struct espintcp_conn *conn, const struct sk_buff *segment)
+{
+	struct espintcp_rx *rx = &conn->rx;
+	unsigned int len = rx->head.len - ESPINTCP_LEN_SIZE;
+
+	if (rx->head.kind == ESPINTCP_ESP)
+		rx->skb = rx_alloc_esp(conn, segment, len);
+	else
+		rx->skb = rx_alloc_ike(conn, len);
+	if (rx->skb)
+		memcpy(rx->skb->data, rx->head.octets + ESPINTCP_LEN_SIZE,
+		       ESPINTCP_MARKER_SIZE);
+	rx->left = len - ESPINTCP_MARKER_SIZE;
+}
+
+/* The record that crosses segments is complete. */
+static void rx_end(struct espintcp_conn *conn)
+{
+	struct espintcp_segment seg = { .conn = conn };
+	struct espintcp_rx *rx = &conn->rx;
+	enum espintcp_kind kind = rx->head.kind;
+	struct sk_buff *skb = rx->skb;
+
+	rx->skb = NULL;
+	espintcp_head_reset(&rx->head);
+	if (!skb)
+		return;
+	if (kind == ESPINTCP_ESP)
+		rx_deliver_esp(conn, skb, &seg);
+	else
+		rx_deliver_ike(conn, skb);
+}
+
+/* Goes on with the head of a record. Returns octets taken. */
+static unsigned int rx_part_head(struct espintcp_conn *conn,
+				 struct sk_buff *segment, unsigned int offset,
+				 unsigned int len)
+{
+	unsigned int n = min_t(unsigned int, len, ESPINTCP_HEAD_SIZE);
+	struct espintcp_rx *rx = &conn->rx;
+	u8 octets[ESPINTCP_HEAD_SIZE];
+
+	if (skb_copy_bits(segment, offset, octets, n))
+		return len;
+	n = espintcp_head_feed(&rx->head, octets, n);
+
+	switch (rx->head.kind) {
+	case ESPINTCP_MORE:
+		break;
+	case ESPINTCP_ESP:
+	case ESPINTCP_IKE:
+		rx_begin(conn, segment);
+		break;
+	default:
+		rx_other(conn, rx->head.kind);
+		espintcp_head_reset(&rx->head);
+		break;
+	}
+	return n;
+}
+
+/* Goes on with a record that crosses segments. Returns octets taken. */
+static unsigned int rx_part(struct espintcp_conn *conn,
+			    struct sk_buff *segment, unsigned int offset,
+			    unsigned int len)
+{
+	struct espintcp_rx *rx = &conn->rx;
+
+	if (rx->head.kind == ESPINTCP_MORE)
+		return rx_part_head(conn, segment, offset, len);
+
+	len = min(len, rx->left);
+	if (rx->skb && skb_copy_bits(segment, offset,
+				     skb_tail_pointer(rx->skb) - rx->left,
+				     len)) {
+		kfree_skb(rx->skb);
+		rx->skb = NULL;
+	}
+	rx->left -= len;
+	if (!rx->left)
+		rx_end(conn);
+	return len;
+}
+
+static bool rx_midway(const struct espintcp_rx *rx)
+{
+	return rx->head.have;
+}
+
+/* sk_read_actor_t: @desc->count is the budget in records. */
+static int rx_segment(read_descriptor_t *desc, struct sk_buff *segment,
+		      unsigned int offset, size_t len)
+{
+	struct espintcp_conn *conn = desc->arg.data;
+	struct espintcp_rx *rx = &conn->rx;
+	unsigned int taken = 0;
+
+	while (taken < len && desc->count) {
+		unsigned int n = 0;
+
+		if (unlikely(rx->stopped))
+			return len;
+		if (!rx_midway(rx))
+			n = rx_whole(conn, segment, offset + taken,
+				     len - taken);
+		if (!n)
+			n = rx_part(conn, segment, offset + taken,
+				    len - taken);
+		if (!rx_midway(rx))
+			desc->count--;
+		taken += n;
+	}
+	return taken;
+}
+
+/* A record cut off by the end of the connection is discarded. */
+static void rx_discard(struct espintcp_conn *conn)
+{
+	struct espintcp_rx *rx = &conn->rx;
+
+	if (!rx_midway(rx))
+		return;
+	espintcp_count(conn->key.net, ESPINTCP_CNT_IN_TRUNCATED);
+	kfree_skb(rx->skb);
+	rx->skb = NULL;
+	espintcp_head_reset(&rx->head);
+}
+
+static bool rx_at_eof(const struct sock *sk)
+{
+	return sk->sk_shutdown & RCV_SHUTDOWN &&
+	       skb_queue_empty(&sk->sk_receive_queue);
+}
+
+/**
+ * espintcp_rx_run - take records from the socket
+ * @conn: the connection
+ *
+ * As many as the budget allows; with more to come, the tasklet goes on.
+ *
+ * Context: process or softirq, socket lock held, never sleeps.
+ */
+void espintcp_rx_run(struct espintcp_conn *conn)
+{
+	read_descriptor_t desc = {
+		.arg.data = conn,
+		.count = ESPINTCP_RX_BUDGET,
+	};
+	struct espintcp_rx *rx = &conn->rx;
+	struct sock *sk = conn->sk;
+
+	if (rx->stopped)
+		return;
+
+	/* Urgent data is data (RFC 6093); left set, it would stop the reader. */
+	WRITE_ONCE(tcp_sk(sk)->urg_data, 0);
+
+	local_bh_disable();
+	rcu_read_lock();
+	tcp_read_sock(sk, &desc, rx_segment);
+	rcu_read_unlock();
+	local_bh_enable();
+
+	WRITE_ONCE(rx->more, !desc.count);
+	if (rx->more)
+		espintcp_conn_kick(conn);
+	else if (rx_at_eof(sk))
+		rx_discard(conn);
+}
+
+/**
+ * espintcp_rx_stop - read nothing more
+ * @conn: the connection
+ *
+ * Context: process, socket lock held.
+ */
+void espintcp_rx_stop(struct espintcp_conn *conn)
+{
+	struct espintcp_rx *rx = &conn->rx;
+
+	rx->stopped = true;
+	rx_discard(conn);
+	kfree_skb(rx->spare);
+	rx->spare = NULL;
+}

@@ -1,0 +1,609 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The transmit queue: frames -> queue -> socket.
+ *
+ * One per connection, shared by IKE and every SA the connection carries, so
+ * that a frame which has begun is always finished before the next one. An ESP
+ * frame takes its place, and for good its sequence number, before it is
+ * encrypted: frames of an SA leave in sequence however many CPUs encrypt, and
+ * a receiver with a replay window of 1 (RFC 9329 section 7.4) drops none.
+ *
+ * Most of the backlog stays here, where the inner senders are charged for it
+ * and IKE can overtake it, and not in TCP's write queue.
+ */
+#include <linux/bvec.h>
+#include <linux/mm.h>
+#include <net/tcp.h>
+
+#include "espintcp.h"
+
+/* Octets handed to TCP in one go: what it can put into one large segment. */
+#define ESPINTCP_TX_BATCH	65536
+/* Discontiguous pieces of memory in such a batch. */
+#define ESPINTCP_TX_PIECES	48
+/* Enough not yet sent in TCP's queue to keep it busy until the next ACK. */
+#define ESPINTCP_TX_UNSENT	(2 * ESPINTCP_TX_BATCH)
+/* A small SO_SNDBUF must still hold the largest frame of each kind. */
+#define ESPINTCP_TX_LIMIT_MIN	(2 * ESPINTCP_MAX_RECORD)
+/* When memory ran out and no ACK will come to wake us. */
+#define ESPINTCP_TX_RETRY	(HZ / 50 + 1)
+
+/**
+ * struct espintcp_frag_cache - where the next frame's memory comes from
+ * @lock: a CPU's own, contended only by a task that migrated
+ * @frag: frames lie in it back to back, so that those sent together make few
+ *	fragments in TCP's segments
+ */
+struct espintcp_frag_cache {
+	spinlock_t lock;	/* a leaf */
+	struct page_frag frag;
+};
+
+static DEFINE_PER_CPU(struct espintcp_frag_cache, espintcp_frag_cache) = {
+	.lock = __SPIN_LOCK_UNLOCKED(espintcp_frag_cache.lock),
+};
+
+static bool frame_alloc_frag(struct espintcp_frame *frame, unsigned int len,
+			     gfp_t gfp)
+{
+	struct espintcp_frag_cache *cache = raw_cpu_ptr(&espintcp_frag_cache);
+	struct page_frag *frag = &cache->frag;
+	bool ok;
+
+	spin_lock_bh(&cache->lock);
+	ok = skb_page_frag_refill(len, frag, gfp) &&
+	     frag->offset + len <= frag->size;
+	if (ok) {
+		frame->page = frag->page;
+		frame->offset = frag->offset;
+		get_page(frag->page);
+		frag->offset += len;
+	}
+	spin_unlock_bh(&cache->lock);
+	return ok;
+}
+
+/**
+ * espintcp_frame_alloc - memory for a frame
+ * @skb: will stand for the frame; its cb is overwritten
+ * @len: octets, length field included
+ * @gfp: %GFP_KERNEL or %GFP_ATOMIC
+ *
+ * Context: as @gfp says, no locks needed.
+ * Return: 0 or -ENOMEM.
+ */
+int espintcp_frame_alloc(struct sk_buff *skb, unsigned int len, gfp_t gfp)
+{
+	struct espintcp_frame *frame = espintcp_frame(skb);
+
+	memset(frame, 0, sizeof(*frame));
+	frame->len = len;
+	if (len <= PAGE_SIZE && frame_alloc_frag(frame, len, GFP_ATOMIC))
+		return 0;
+
+	frame->page = alloc_pages(gfp | __GFP_COMP | __GFP_NOWARN,
+				  get_order(len));
+	return frame->page ? 0 : -ENOMEM;
+}
+
+/**
+ * espintcp_frame_free - give the frame's memory back
+ * @skb: stands for the frame, on no queue; it stays the caller's
+ *
+ * Context: any.
+ */
+void espintcp_frame_free(struct sk_buff *skb)
+{
+	put_page(espintcp_frame(skb)->page);
+}
+
+static void frame_destroy(struct sk_buff *skb)
+{
+	espintcp_frame_free(skb);
+	consume_skb(skb);
+}
+
+/**
+ * espintcp_txq_init - an empty queue
+ * @txq: the queue
+ */
+void espintcp_txq_init(struct espintcp_txq *txq)
+{
+	spin_lock_init(&txq->lock);
+	__skb_queue_head_init(&txq->ike);
+	__skb_queue_head_init(&txq->esp);
+	__skb_queue_head_init(&txq->wire);
+	txq->limit = ESPINTCP_TX_LIMIT_MIN;
+}
+
+/* Accounts for a frame that joins (@sign 1) or leaves (-1) the queue. */
+static void txq_account(struct espintcp_txq *txq, struct sk_buff *skb, int sign)
+	__must_hold(&txq->lock)
+{
+	struct espintcp_frame *frame = espintcp_frame(skb);
+	unsigned int *octets = frame->ike ? &txq->ike_octets : &txq->esp_octets;
+
+	lockdep_assert_held(&txq->lock);
+	*octets += sign * (int)frame->len;
+}
+
+/**
+ * espintcp_txq_ike_room - would an IKE message be taken?
+ * @conn: the connection
+ *
+ * Whatever its size, as long as those before it stay below the limit; ESP
+ * waiting in the queue never keeps IKE out.
+ *
+ * Context: any.
+ */
+bool espintcp_txq_ike_room(struct espintcp_conn *conn)
+{
+	struct espintcp_txq *txq = &conn->txq;
+
+	return READ_ONCE(txq->ike_octets) < READ_ONCE(txq->limit);
+}
+
+/**
+ * espintcp_txq_enqueue_ike - queue an IKE frame
+ * @conn: the connection
+ * @skb: the frame, complete; consumed on success
+ *
+ * Context: process, socket lock held. The caller pushes.
+ * Return: 0, -EPIPE when nothing is sent any more.
+ */
+int espintcp_txq_enqueue_ike(struct espintcp_conn *conn, struct sk_buff *skb)
+{
+	struct espintcp_txq *txq = &conn->txq;
+	int err = 0;
+
+	sock_owned_by_me(conn->sk);
+
+	espintcp_frame(skb)->ike = true;
+	espintcp_frame(skb)->ready = true;
+
+	spin_lock_bh(&txq->lock);
+	if (txq->shut) {
+		err = -EPIPE;
+	} else {
+		__skb_queue_tail(&txq->ike, skb);
+		txq_account(txq, skb, 1);
+	}
+	spin_unlock_bh(&txq->lock);
+	return err;
+}
+
+/* The number XFRM gave out last for this SA. */
+static u64 xfrm_oseq(const struct xfrm_state *x)
+	__must_hold(&x->lock)
+{
+	switch (x->repl_mode) {
+	case XFRM_REPLAY_MODE_LEGACY:
+		return x->replay.oseq;
+	case XFRM_REPLAY_MODE_BMP:
+		return x->replay_esn->oseq;
+	case XFRM_REPLAY_MODE_ESN:
+		return (u64)x->replay_esn->oseq_hi << 32 | x->replay_esn->oseq;
+	}
+	return 0;
+}
+
+/* Takes the next number from XFRM's own counter, as if the packet came now. */
+static int xfrm_oseq_next(struct xfrm_state *x, u64 *seq)
+	__must_hold(&x->lock)
+{
+	u64 next = xfrm_oseq(x) + 1;
+
+	switch (x->repl_mode) {
+	case XFRM_REPLAY_MODE_LEGACY:
+		if (next > U32_MAX &&
+		    !(x->props.extra_flags & XFRM_SA_XFLAG_OSEQ_MAY_WRAP))
+			return -EOVERFLOW;
+		x->replay.oseq = next;
+		break;
+	case XFRM_REPLAY_MODE_BMP:
+		if (next > U32_MAX &&
+		    !(x->props.extra_flags & XFRM_SA_XFLAG_OSEQ_MAY_WRAP))
+			return -EOVERFLOW;
+		x->replay_esn->oseq = next;
+		break;
+	case XFRM_REPLAY_MODE_ESN:
+		if (!next)
+			return -EOVERFLOW;
+		x->replay_esn->oseq = next;
+		x->replay_esn->oseq_hi = next >> 32;
+		break;
+	}
+	*seq = x->repl_mode == XFRM_REPLAY_MODE_ESN ? next : (u32)next;
+	return 0;
+}
+
+/* XFRM gives out sequence numbers under the SA's lock but drops it before the
+ * packet reaches us, so that of two CPUs the later may come first. The one
+ * that was overtaken takes a new number; a gap is harmless, a frame out of
+ * order is not. Someone who set the counter back on purpose is followed.
+ */
+static int sa_order(struct xfrm_state *x, u64 *seq)
+	__must_hold(&x->lock)
+{
+	struct espintcp_sa *sa = espintcp_sa(x);
+	int err;
+
+	lockdep_assert_held(&x->lock);
+
+	if (*seq <= sa->oseq && xfrm_oseq(x) >= sa->oseq) {
+		err = xfrm_oseq_next(x, seq);
+		if (err)
+			return err;
+		espintcp_count(xs_net(x), ESPINTCP_CNT_OUT_RENUMBERED);
+	}
+	sa->oseq = *seq;
+	return 0;
+}
+
+static int txq_append_esp(struct espintcp_conn *conn, struct sk_buff *skb)
+{
+	struct espintcp_txq *txq = &conn->txq;
+	int err = 0;
+
+	spin_lock(&txq->lock);
+	if (txq->shut) {
+		err = -ENOTCONN;
+	} else if (txq->esp_octets >= READ_ONCE(txq->limit)) {
+		err = NET_XMIT_DROP;
+	} else {
+		__skb_queue_tail(&txq->esp, skb);
+		txq_account(txq, skb, 1);
+	}
+	spin_unlock(&txq->lock);
+	return err;
+}
+
+/**
+ * espintcp_txq_reserve_esp - keep a place for an ESP frame
+ * @conn: the connection
+ * @x: the SA
+ * @skb: the inner packet, its frame allocated; on the queue on success, but
+ *	the caller's to encrypt until espintcp_txq_complete_esp()
+ * @seq: the sequence number XFRM gave; may be replaced by a later one
+ *
+ * Context: process or softirq, under RCU; takes the SA's lock.
+ * Return: 0; %NET_XMIT_DROP when the queue is full, which tells a local
+ *	sender of congestion; -ENOTCONN when nothing is sent any more;
+ *	-EOVERFLOW when the SA has no sequence numbers left.
+ */
+int espintcp_txq_reserve_esp(struct espintcp_conn *conn, struct xfrm_state *x,
+			     struct sk_buff *skb, u64 *seq)
+{
+	int err;
+
+	spin_lock_bh(&x->lock);
+	err = sa_order(x, seq);
+	if (!err)
+		err = txq_append_esp(conn, skb);
+	spin_unlock_bh(&x->lock);
+	return err;
+}
+
+static bool txq_has_ready(const struct espintcp_txq *txq)
+	__must_hold(&txq->lock)
+{
+	struct sk_buff *skb = skb_peek(&txq->esp);
+
+	return !skb_queue_empty(&txq->ike) ||
+	       (skb && espintcp_frame(skb)->ready);
+}
+
+/**
+ * espintcp_txq_complete_esp - encryption ended
+ * @conn: the connection
+ * @skb: on the queue since espintcp_txq_reserve_esp()
+ * @err: 0 hands the frame over to the queue; otherwise it is taken off and
+ *	@skb, without its frame, is the caller's again
+ *
+ * Context: process or softirq, under RCU or with a reference on @conn.
+ */
+void espintcp_txq_complete_esp(struct espintcp_conn *conn, struct sk_buff *skb,
+			       int err)
+{
+	struct espintcp_txq *txq = &conn->txq;
+	bool shut;
+
+	/* The packet may wait long: pin neither routes nor conntracks. */
+	if (!err) {
+		skb_dst_drop(skb);
+		nf_reset_ct(skb);
+	}
+
+	spin_lock_bh(&txq->lock);
+	shut = txq->shut;
+	espintcp_frame(skb)->ready = true;
+	if (err || shut) {
+		__skb_unlink(skb, &txq->esp);
+		txq_account(txq, skb, -1);
+	}
+	/* Under the lock: after @shut nothing may schedule the tasklet. */
+	if (!shut && txq_has_ready(txq))
+		tasklet_schedule(&conn->tasklet);
+	spin_unlock_bh(&txq->lock);
+
+	if (err) {
+		espintcp_frame_free(skb);
+	} else if (shut) {
+		espintcp_count(conn->key.net, ESPINTCP_CNT_OUT_CLOSED);
+		frame_destroy(skb);
+	}
+}
+
+/* Moves the next frames from the queues to @wire, IKE first. */
+static void txq_fill_wire(struct espintcp_txq *txq)
+{
+	unsigned int octets = 0;
+	struct sk_buff *skb;
+
+	skb_queue_walk(&txq->wire, skb)
+		octets += espintcp_frame(skb)->len;
+
+	spin_lock_bh(&txq->lock);
+	while (octets < ESPINTCP_TX_BATCH) {
+		skb = __skb_dequeue(&txq->ike);
+		if (!skb) {
+			skb = skb_peek(&txq->esp);
+			if (!skb || !espintcp_frame(skb)->ready)
+				break;
+			__skb_unlink(skb, &txq->esp);
+		}
+		__skb_queue_tail(&txq->wire, skb);
+		octets += espintcp_frame(skb)->len;
+	}
+	spin_unlock_bh(&txq->lock);
+}
+
+/* Describes @wire to TCP, contiguous frames as one piece. */
+static unsigned int txq_wire_pieces(struct espintcp_txq *txq,
+				    struct bio_vec *bvec, size_t *octets)
+{
+	unsigned int n = 0, skip = txq->sent;
+	struct sk_buff *skb;
+
+	*octets = 0;
+	skb_queue_walk(&txq->wire, skb) {
+		struct espintcp_frame *frame = espintcp_frame(skb);
+		unsigned int offset = frame->offset + skip;
+		unsigned int len = frame->len - skip;
+		struct bio_vec *last = n ? &bvec[n - 1] : NULL;
+
+		if (last && last->bv_page == frame->page &&
+		    last->bv_offset + last->bv_len == offset) {
+			last->bv_len += len;
+		} else if (n < ESPINTCP_TX_PIECES) {
+			bvec[n].bv_page = frame->page;
+			bvec[n].bv_offset = offset;
+			bvec[n++].bv_len = len;
+		} else {
+			break;
+		}
+		*octets += len;
+		skip = 0;
+	}
+	return n;
+}
+
+/* TCP has taken @octets of @wire: the frames it has whole are done. */
+static void txq_wire_advance(struct espintcp_conn *conn, unsigned int octets)
+{
+	struct espintcp_txq *txq = &conn->txq;
+	unsigned int ike = 0, esp = 0;
+	struct sk_buff_head done;
+	struct sk_buff *skb;
+
+	__skb_queue_head_init(&done);
+	txq->sent += octets;
+	while ((skb = skb_peek(&txq->wire)) &&
+	       txq->sent >= espintcp_frame(skb)->len) {
+		txq->sent -= espintcp_frame(skb)->len;
+		__skb_unlink(skb, &txq->wire);
+		__skb_queue_tail(&done, skb);
+	}
+	if (skb_queue_empty(&done))
+		return;
+
+	spin_lock_bh(&txq->lock);
+	skb_queue_walk(&done, skb) {
+		txq_account(txq, skb, -1);
+		espintcp_frame(skb)->ike ? ike++ : esp++;
+	}
+	spin_unlock_bh(&txq->lock);
+
+	while ((skb = __skb_dequeue(&done)))
+		frame_destroy(skb);
+
+	espintcp_count_n(conn->key.net, ESPINTCP_CNT_OUT_IKE, ike);
+	espintcp_count_n(conn->key.net, ESPINTCP_CNT_OUT_ESP, esp);
+	if (ike)
+		espintcp_ike_wake_writer(conn);
+}
+
+static bool tcp_can_send(const struct sock *sk)
+{
+	return !sk->sk_err && !(sk->sk_shutdown & SEND_SHUTDOWN) &&
+	       (1 << sk->sk_state) & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT);
+}
+
+static bool tcp_has_room(const struct sock *sk)
+{
+	const struct tcp_sock *tp = tcp_sk(sk);
+
+	return tp->write_seq - tp->snd_nxt < ESPINTCP_TX_UNSENT;
+}
+
+/* Hands one batch to TCP. Returns octets taken, 0 with nothing to send. */
+static int txq_send_batch(struct espintcp_conn *conn)
+{
+	struct bio_vec bvec[ESPINTCP_TX_PIECES];
+	struct espintcp_txq *txq = &conn->txq;
+	unsigned int n;
+	size_t octets;
+	bool more;
+
+	txq_fill_wire(txq);
+	if (skb_queue_empty(&txq->wire))
+		return 0;
+
+	n = txq_wire_pieces(txq, bvec, &octets);
+	spin_lock_bh(&txq->lock);
+	more = txq_has_ready(txq);
+	spin_unlock_bh(&txq->lock);
+
+	return compat_tcp_send_pages(conn->sk, bvec, n, octets,
+				     MSG_DONTWAIT | MSG_NOSIGNAL |
+				     (more ? MSG_MORE : 0));
+}
+
+/* TCP takes no more for now: see to it that someone comes back. */
+static void txq_wait_for_tcp(struct espintcp_conn *conn)
+{
+	struct sock *sk = conn->sk;
+
+	/* Every ACK now calls sk_write_space(). */
+	set_bit(SOCK_NOSPACE, &sk->sk_socket->flags);
+	if (tcp_rtx_and_write_queues_empty(sk))
+		schedule_delayed_work(&conn->retry, ESPINTCP_TX_RETRY);
+}
+
+static void txq_push(struct espintcp_conn *conn, bool flush)
+{
+	struct espintcp_txq *txq = &conn->txq;
+	struct sock *sk = conn->sk;
+	int n;
+
+	/* TCP may call back from within the send below. */
+	if (txq->pushing)
+		return;
+	txq->pushing = true;
+	WRITE_ONCE(txq->limit, max_t(unsigned int, READ_ONCE(sk->sk_sndbuf),
+				     ESPINTCP_TX_LIMIT_MIN));
+
+	for (;;) {
+		if (!tcp_can_send(sk)) {
+			espintcp_txq_shut(conn);
+			break;
+		}
+		if (!flush && !tcp_has_room(sk)) {
+			txq_wait_for_tcp(conn);
+			break;
+		}
+		n = txq_send_batch(conn);
+		if (!n)
+			break;
+		if (n < 0) {
+			txq_wait_for_tcp(conn);
+			break;
+		}
+		txq_wire_advance(conn, n);
+	}
+	txq->pushing = false;
+}
+
+/**
+ * espintcp_txq_push - send what TCP takes
+ * @conn: the connection
+ *
+ * Comes back by itself, through sk_write_space() and the tasklet, for what TCP
+ * does not take now. On a connection that can send no more, drops everything.
+ *
+ * Context: process or softirq, socket lock held, never sleeps.
+ */
+void espintcp_txq_push(struct espintcp_conn *conn)
+{
+	txq_push(conn, false);
+}
+
+/**
+ * espintcp_txq_flush - hand everything to TCP whatever its send buffer says
+ * @conn: the connection
+ *
+ * Before a FIN: what send() accepted goes out before it, as on any TCP socket.
+ * The memory is bounded by the queue's own limit.
+ *
+ * Context: process, socket lock held.
+ */
+void espintcp_txq_flush(struct espintcp_conn *conn)
+{
+	struct sock *sk = conn->sk;
+	int sndbuf = sk->sk_sndbuf;
+
+	sock_owned_by_me(sk);
+
+	WRITE_ONCE(sk->sk_sndbuf, INT_MAX);
+	txq_push(conn, true);
+	WRITE_ONCE(sk->sk_sndbuf, sndbuf);
+}
+
+/**
+ * espintcp_txq_shut - take nothing more and drop what waits
+ * @conn: the connection
+ *
+ * Frames whose encryption still runs stay until it ends.
+ *
+ * Context: process or softirq, socket lock held.
+ */
+void espintcp_txq_shut(struct espintcp_conn *conn)
+{
+	struct espintcp_txq *txq = &conn->txq;
+	struct sk_buff *skb, *next;
+	struct sk_buff_head drop;
+
+	__skb_queue_head_init(&drop);
+	skb_queue_splice_tail_init(&txq->wire, &drop);
+	txq->sent = 0;
+
+	spin_lock_bh(&txq->lock);
+	txq->shut = true;
+	skb_queue_splice_tail_init(&txq->ike, &drop);
+	skb_queue_walk_safe(&txq->esp, skb, next) {
+		if (!espintcp_frame(skb)->ready)
+			continue;
+		__skb_unlink(skb, &txq->esp);
+		__skb_queue_tail(&drop, skb);
+	}
+	skb_queue_walk(&drop, skb)
+		txq_account(txq, skb, -1);
+	spin_unlock_bh(&txq->lock);
+
+	espintcp_count_n(conn->key.net, ESPINTCP_CNT_OUT_CLOSED,
+			 skb_queue_len(&drop));
+	while ((skb = __skb_dequeue(&drop)))
+		frame_destroy(skb);
+}
+
+/**
+ * espintcp_txq_octets - octets accepted which TCP does not have yet
+ * @conn: the connection
+ *
+ * Context: process, socket lock held.
+ */
+unsigned int espintcp_txq_octets(struct espintcp_conn *conn)
+{
+	struct espintcp_txq *txq = &conn->txq;
+
+	return READ_ONCE(txq->ike_octets) + READ_ONCE(txq->esp_octets) -
+	       txq->sent;
+}
+
+/**
+ * espintcp_txq_exit - give the memory caches back
+ *
+ * Context: process, module unload; no connection is left.
+ */
+void espintcp_txq_exit(void)
+{
+	int cpu;
+
+	for_each_possible_cpu(cpu) {
+		struct page_frag *frag =
+			&per_cpu(espintcp_frag_cache, cpu).frag;
+
+		if (frag->page)
+			put_page(frag->page);
+	}
+}

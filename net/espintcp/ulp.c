@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A TCP socket becomes a connection for IKE and ESP, and stops being one.
+ *
+ * The ULP is set by setsockopt() and leaves in close(), which is the last
+ * system call on a file: between the two the socket's callbacks and operations
+ * are ours, after it none is. TCP drops its reference on this module only when
+ * the socket itself goes, later.
+ */
+#include <asm/ioctls.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <net/inet_common.h>
+#include <net/tcp.h>
+
+#include "espintcp.h"
+
+enum { ULP_V4, ULP_V6, ULP_NUM };
+
+/* The operations of TCP with ours in between, per family. tcpv6_prot and
+ * inet6_stream_ops are not exported: IPv6 is built when the first socket
+ * brings them.
+ */
+static struct {
+	struct proto *base;
+	struct proto prot;
+	struct proto_ops ops;
+} ulp_family[ULP_NUM];
+static DEFINE_MUTEX(ulp_family_lock);
+
+/**
+ * espintcp_conn_put - drop a reference
+ * @conn: not used by the caller any more
+ *
+ * Context: any.
+ */
+void espintcp_conn_put(struct espintcp_conn *conn)
+{
+	if (refcount_dec_and_test(&conn->refcnt))
+		kfree_rcu(conn, rcu);
+}
+
+/**
+ * espintcp_conn_kick - have the tasklet go on
+ * @conn: the connection
+ *
+ * Context: socket lock held.
+ */
+void espintcp_conn_kick(struct espintcp_conn *conn)
+{
+	if (!conn->detached)
+		tasklet_schedule(&conn->tasklet);
+}
+
+/**
+ * espintcp_conn_run - receive what was left and send what waits
+ * @conn: the connection
+ *
+ * Context: process or softirq, socket lock held, never sleeps.
+ */
+void espintcp_conn_run(struct espintcp_conn *conn)
+{
+	if (conn->detached)
+		return;
+	if (conn->rx.more)
+		espintcp_rx_run(conn);
+	espintcp_txq_push(conn);
+}
+
+static void ulp_tasklet(struct tasklet_struct *t)
+{
+	struct espintcp_conn *conn = from_tasklet(conn, t, tasklet);
+	struct sock *sk = conn->sk;
+
+	bh_lock_sock(sk);
+	if (sock_owned_by_user(sk))
+		conn->deferred = true;
+	else
+		espintcp_conn_run(conn);
+	bh_unlock_sock(sk);
+}
+
+/* proto.release_cb: the process that kept the tasklet out lets go. */
+static void ulp_release_cb(struct sock *sk)
+{
+	struct espintcp_conn *conn = espintcp_conn_of(sk);
+
+	if (conn->deferred) {
+		conn->deferred = false;
+		espintcp_conn_run(conn);
+	}
+	conn->prot->release_cb(sk);
+}
+
+static void ulp_data_ready(struct sock *sk)
+{
+	espintcp_rx_run(espintcp_conn_of(sk));
+}
+
+/* For every ACK while TCP had no room; it is in the middle of its own work. */
+static void ulp_write_space(struct sock *sk)
+{
+	struct espintcp_conn *conn = espintcp_conn_of(sk);
+
+	conn->write_space(sk);
+	espintcp_conn_kick(conn);
+}
+
+static void ulp_state_change(struct sock *sk)
+{
+	struct espintcp_conn *conn = espintcp_conn_of(sk);
+
+	if (sk->sk_state == TCP_CLOSE)
+		espintcp_txq_shut(conn);
+	conn->state_change(sk);
+}
+
+static void ulp_abort_work(struct work_struct *work)
+{
+	struct espintcp_conn *conn = container_of(work, struct espintcp_conn,
+						  abort);
+
+	espintcp_count(conn->key.net, ESPINTCP_CNT_CONN_ABORTED);
+	tcp_abort(conn->sk, EBADMSG);
+}
+
+static void ulp_retry_work(struct work_struct *work)
+{
+	struct espintcp_conn *conn = container_of(to_delayed_work(work),
+						  struct espintcp_conn, retry);
+
+	lock_sock(conn->sk);
+	espintcp_conn_run(conn);
+	release_sock(conn->sk);
+}
+
+static void conn_set_key(struct espintcp_conn *conn)
+{
+	struct espintcp_key *key = &conn->key;
+	struct sock *sk = conn->sk;
+	struct inet_sock *inet = inet_sk(sk);
+
+	key->net = sock_net(sk);
+	key->sport = inet->inet_sport;
+	key->dport = inet->inet_dport;
+	key->family = AF_INET;
+	key->saddr.a4 = inet->inet_rcv_saddr;
+	key->daddr.a4 = inet->inet_daddr;
+#if IS_ENABLED(CONFIG_IPV6)
+	if (sk->sk_family == AF_INET6 && !ipv6_addr_v4mapped(&sk->sk_v6_daddr)) {
+		key->family = AF_INET6;
+		key->saddr.in6 = sk->sk_v6_rcv_saddr;
+		key->daddr.in6 = sk->sk_v6_daddr;
+	}
+#endif
+}
+
+/* Marks do not cross from a TCP segment to the ESP in it: RFC 9329 section 9.5 */
+static void conn_set_outer(struct espintcp_conn *conn)
+{
+	const struct espintcp_key *key = &conn->key;
+
+	if (key->family == AF_INET6) {
+		conn->ip6h = (struct ipv6hdr) {
+			.version = 6,
+			.nexthdr = IPPROTO_ESP,
+			.hop_limit = IPDEFTTL,
+			.saddr = key->daddr.in6,
+			.daddr = key->saddr.in6,
+		};
+	} else {
+		conn->iph = (struct iphdr) {
+			.version = 4,
+			.ihl = sizeof(struct iphdr) / 4,
+			.protocol = IPPROTO_ESP,
+			.ttl = IPDEFTTL,
+			.saddr = key->daddr.a4,
+			.daddr = key->saddr.a4,
+		};
+	}
+}
+
+static struct espintcp_conn *conn_alloc(struct sock *sk)
+{
+	struct espintcp_conn *conn = kzalloc(sizeof(*conn), GFP_KERNEL);
+
+	if (!conn)
+		return NULL;
+	conn->sk = sk;
+	refcount_set(&conn->refcnt, 1);
+	conn_set_key(conn);
+	conn_set_outer(conn);
+	skb_queue_head_init(&conn->ike_queue);
+	espintcp_txq_init(&conn->txq);
+	tasklet_setup(&conn->tasklet, ulp_tasklet);
+	INIT_WORK(&conn->abort, ulp_abort_work);
+	INIT_DELAYED_WORK(&conn->retry, ulp_retry_work);
+	return conn;
+}
+
+static void conn_install(struct espintcp_conn *conn, int family)
+{
+	struct sock *sk = conn->sk;
+
+	write_lock_bh(&sk->sk_callback_lock);
+	conn->prot = sk->sk_prot;
+	conn->ops = sk->sk_socket->ops;
+	conn->data_ready = sk->sk_data_ready;
+	conn->write_space = sk->sk_write_space;
+	conn->state_change = sk->sk_state_change;
+
+	rcu_assign_pointer(inet_csk(sk)->icsk_ulp_data, conn);
+	/* Keeps sockmap, KCM and the like off. */
+	rcu_assign_sk_user_data(sk, conn);
+	WRITE_ONCE(sk->sk_data_ready, ulp_data_ready);
+	WRITE_ONCE(sk->sk_write_space, ulp_write_space);
+	WRITE_ONCE(sk->sk_state_change, ulp_state_change);
+	/* Whoever calls our operations finds the connection set. */
+	smp_store_release(&sk->sk_prot, &ulp_family[family].prot);
+	/* Likewise. */
+	smp_store_release(&sk->sk_socket->ops, &ulp_family[family].ops);
+	write_unlock_bh(&sk->sk_callback_lock);
+
+	/* Sent to from softirq, where neither may sleep nor use a task's page. */
+	sk->sk_allocation = GFP_ATOMIC;
+	compat_sk_no_task_frag(sk);
+	/* Frames are complete: there is never more of one to wait for. */
+	tcp_sk(sk)->nonagle |= TCP_NAGLE_OFF;
+	WRITE_ONCE(sk->sk_rcvlowat, 1);
+}
+
+static void conn_uninstall(struct espintcp_conn *conn)
+{
+	struct sock *sk = conn->sk;
+
+	write_lock_bh(&sk->sk_callback_lock);
+	WRITE_ONCE(sk->sk_prot, conn->prot);
+	WRITE_ONCE(sk->sk_socket->ops, conn->ops);
+	WRITE_ONCE(sk->sk_data_ready, conn->data_ready);
+	WRITE_ONCE(sk->sk_write_space, conn->write_space);
+	WRITE_ONCE(sk->sk_state_change, conn->state_change);
+	rcu_assign_sk_user_data(sk, NULL);
+	rcu_assign_pointer(inet_csk(sk)->icsk_ulp_data, NULL);
+	write_unlock_bh(&sk->sk_callback_lock);
+}
+
+static void ulp_build(int family, const struct sock *sk);
+
+/* Which operations to use for a socket, -EBUSY if someone else changed its. */
+static int ulp_family_of(const struct sock *sk)
+{
+	int family = ULP_V4;
+
+	if (sk->sk_prot != &tcp_prot) {
+		family = ULP_V6;
+		mutex_lock(&ulp_family_lock);
+		if (!ulp_family[ULP_V6].base && sk->sk_family == AF_INET6 &&
+		    !strcmp(sk->sk_prot->name, "TCPv6"))
+			ulp_build(ULP_V6, sk);
+		mutex_unlock(&ulp_family_lock);
+	}
+	return sk->sk_prot == ulp_family[family].base ? family : -EBUSY;
+}
+
+/* tcp_ulp_ops.init: process, socket lock held. */
+static int ulp_attach(struct sock *sk)
+{
+	struct espintcp_conn *conn;
+	int family, err;
+
+	if (!((1 << sk->sk_state) & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT)))
+		return -ENOTCONN;
+	if (!espintcp_permitted(sock_net(sk)))
+		return -EPERM;
+	if (rcu_dereference_sk_user_data(sk))
+		return -EBUSY;
+	family = ulp_family_of(sk);
+	if (family < 0)
+		return family;
+
+	conn = conn_alloc(sk);
+	if (!conn)
+		return -ENOMEM;
+	err = espintcp_path_add(conn);
+	if (err) {
+		espintcp_conn_put(conn);
+		return err;
+	}
+	conn_install(conn, family);
+	espintcp_count(conn->key.net, ESPINTCP_CNT_CONN_OPENED);
+
+	/* What came before us is taken when setsockopt() lets the socket go. */
+	conn->rx.more = true;
+	conn->deferred = true;
+	return 0;
+}
+
+/* Socket lock held: the last moment at which this is our socket. */
+static void conn_detach(struct espintcp_conn *conn)
+{
+	struct sock *sk = conn->sk;
+
+	do {
+		espintcp_rx_run(conn);
+	} while (conn->rx.more && !conn->rx.stopped);
+	espintcp_rx_stop(conn);
+
+	if (!(sock_flag(sk, SOCK_LINGER) && !sk->sk_lingertime))
+		espintcp_txq_flush(conn);
+	conn->detached = true;
+	espintcp_txq_shut(conn);
+	espintcp_path_del(conn);
+	conn_uninstall(conn);
+	espintcp_count(conn->key.net, ESPINTCP_CNT_CONN_CLOSED);
+}
+
+/* proto.close: nobody else is in a system call on this socket. */
+static void ulp_close(struct sock *sk, long timeout)
+{
+	struct espintcp_conn *conn = espintcp_conn_of(sk);
+	struct proto *prot = conn->prot;
+
+	lock_sock(sk);
+	conn_detach(conn);
+	release_sock(sk);
+
+	/* Detached: none of them starts again. */
+	cancel_work_sync(&conn->abort);
+	cancel_delayed_work_sync(&conn->retry);
+	tasklet_kill(&conn->tasklet);
+	skb_queue_purge(&conn->ike_queue);
+	WRITE_ONCE(conn->sk, NULL);
+	espintcp_conn_put(conn);
+
+	prot->close(sk, timeout);
+}
+
+/* proto.shutdown: socket lock held, sk_shutdown already tells. */
+static void ulp_shutdown(struct sock *sk, int how)
+{
+	struct espintcp_conn *conn = espintcp_conn_of(sk);
+
+	if (how & SEND_SHUTDOWN) {
+		/* What was accepted goes out before the FIN. */
+		WRITE_ONCE(sk->sk_shutdown, sk->sk_shutdown & ~SEND_SHUTDOWN);
+		espintcp_txq_flush(conn);
+		WRITE_ONCE(sk->sk_shutdown, sk->sk_shutdown | SEND_SHUTDOWN);
+		espintcp_txq_shut(conn);
+	}
+	conn->prot->shutdown(sk, how);
+}
+
+static int ulp_disconnect(struct sock *sk, int flags)
+{
+	return -EOPNOTSUPP;
+}
+
+static int ulp_set_rcvlowat(struct sock *sk, int val)
+{
+	/* Would hold up ESP. A message is always worth waking for. */
+	return 0;
+}
+
+static ssize_t ulp_splice_read(struct socket *sock, loff_t *ppos,
+			       struct pipe_inode_info *pipe, size_t len,
+			       unsigned int flags)
+{
+	return -EOPNOTSUPP;
+}
+
+static int ulp_outq(struct espintcp_conn *conn, bool unsent)
+{
+	const struct tcp_sock *tp = tcp_sk(conn->sk);
+	int octets;
+
+	lock_sock(conn->sk);
+	octets = tp->write_seq - (unsent ? tp->snd_nxt : tp->snd_una);
+	/* A FIN counts as one in TCP's own arithmetic. */
+	octets = max(octets, 0) + espintcp_txq_octets(conn);
+	release_sock(conn->sk);
+	return octets;
+}
+
+static int ulp_ioctl_value(struct sock *sk, int cmd, int *value)
+{
+	struct espintcp_conn *conn = espintcp_conn_of(sk);
+
+	switch (cmd) {
+	case SIOCINQ:
+		*value = espintcp_ike_inq(conn);
+		return 0;
+	case SIOCOUTQ:
+		*value = ulp_outq(conn, false);
+		return 0;
+	case SIOCOUTQNSD:
+		*value = ulp_outq(conn, true);
+		return 0;
+	case SIOCATMARK:
+		*value = 0;
+		return 0;
+	}
+	return -ENOIOCTLCMD;
+}
+
+static int ulp_ioctl(struct sock *sk, int cmd, compat_ioctl_arg_t arg)
+{
+	int value;
+	int err = ulp_ioctl_value(sk, cmd, &value);
+
+	return err ?: compat_ioctl_return(value, arg);
+}
+
+static int ulp_recvmsg(COMPAT_RECVMSG_PARAMS)
+{
+	if (flags & MSG_ERRQUEUE)
+		return espintcp_conn_of(sk)->prot->recvmsg(COMPAT_RECVMSG_ARGS);
+	return espintcp_ike_recvmsg(sk, msg, len, flags);
+}
+
+/* ulp_family_lock held, or module load. */
+static void ulp_build(int family, const struct sock *sk)
+{
+	const struct proto_ops *base_ops = sk ? sk->sk_socket->ops :
+						&inet_stream_ops;
+	struct proto *base = sk ? sk->sk_prot : &tcp_prot;
+	struct proto_ops *ops = &ulp_family[family].ops;
+	struct proto *prot = &ulp_family[family].prot;
+
+	*prot = *base;
+	prot->close = ulp_close;
+	prot->shutdown = ulp_shutdown;
+	prot->disconnect = ulp_disconnect;
+	prot->sendmsg = espintcp_sendmsg;
+	prot->recvmsg = ulp_recvmsg;
+	prot->ioctl = ulp_ioctl;
+	prot->release_cb = ulp_release_cb;
+	compat_prot_no_sendpage(prot);
+
+	*ops = *base_ops;
+	ops->poll = espintcp_poll;
+	ops->splice_read = ulp_splice_read;
+	ops->set_rcvlowat = ulp_set_rcvlowat;
+	ops->read_sock = NULL;
+	ops->read_skb = NULL;
+	compat_ops_no_sendpage(ops);
+
+	ulp_family[family].base = base;
+}
+
+static struct tcp_ulp_ops espintcp_ulp_ops __read_mostly = {
+	.name = "espintcp",
+	.owner = THIS_MODULE,
+	.init = ulp_attach,
+};
+
+/**
+ * espintcp_ulp_init - make the ULP known
+ *
+ * Context: process, module load.
+ * Return: 0; -EEXIST when the kernel has a ULP of that name.
+ */
+int espintcp_ulp_init(void)
+{
+	ulp_build(ULP_V4, NULL);
+	return tcp_register_ulp(&espintcp_ulp_ops);
+}
+
+/**
+ * espintcp_ulp_exit - withdraw the ULP
+ *
+ * Context: process, module unload; no socket has it.
+ */
+void espintcp_ulp_exit(void)
+{
+	tcp_unregister_ulp(&espintcp_ulp_ops);
+}
