@@ -130,7 +130,8 @@ static int input_finish(struct xfrm_state *x, struct sk_buff *skb,
 
 	input_mapping(x, key);
 
-	if (x->props.mode == XFRM_MODE_TUNNEL) {
+	if (x->props.mode != XFRM_MODE_TRANSPORT &&
+	    x->props.mode != XFRM_MODE_BEET) {
 		skb_reset_transport_header(skb);
 		return nexthdr;
 	}

@@ -98,6 +98,7 @@ struct espintcp_txq {
  * @left: octets of it still to come
  * @stopped: the stream is broken or the socket closes; nothing more is read
  * @more: the budget ran out, data is left in the socket's receive queue
+ * @eof: the peer has finished and its last record was taken; read lockless
  * @spare: stands in for a segment whose pages asynchronous crypto still reads
  *
  * All under the socket lock.
@@ -108,6 +109,7 @@ struct espintcp_rx {
 	unsigned int left;
 	bool stopped;
 	bool more;
+	bool eof;
 	struct sk_buff *spare;
 };
 

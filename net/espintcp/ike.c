@@ -11,7 +11,9 @@
 
 #include "espintcp.h"
 
-#define ESPINTCP_SEND_FLAGS	(MSG_DONTWAIT | MSG_NOSIGNAL | MSG_CMSG_COMPAT)
+/* MSG_BATCH comes from sendmmsg(); messages are not held back for others. */
+#define ESPINTCP_SEND_FLAGS	(MSG_DONTWAIT | MSG_NOSIGNAL | MSG_BATCH | \
+				 MSG_CMSG_COMPAT)
 
 /**
  * espintcp_ike_enqueue - a message for the daemon
@@ -58,27 +60,34 @@ static struct sk_buff *ike_next(struct espintcp_conn *conn, bool peek)
 	return skb;
 }
 
-/* The peer has finished and everything it sent has been taken apart. */
+/* No message will come any more. */
 static bool ike_eof(const struct espintcp_conn *conn)
 {
 	const struct sock *sk = conn->sk;
 
-	if (!(READ_ONCE(sk->sk_shutdown) & RCV_SHUTDOWN))
-		return false;
-	/* A reset leaves the queue as it is. */
-	return !READ_ONCE(conn->rx.more) || READ_ONCE(conn->rx.stopped);
+	/* Pairs with rx_end_of_stream(): the last message is in the queue. */
+	if (smp_load_acquire(&conn->rx.eof))
+		return true;
+	/* Reset, or the daemon's own shutdown(); not a FIN with data to go. */
+	return READ_ONCE(sk->sk_shutdown) & RCV_SHUTDOWN &&
+	       (!sock_flag(sk, SOCK_DONE) || sk->sk_state == TCP_CLOSE);
 }
 
-/* Why nothing can be received; 0 at EOF, -EAGAIN to wait. */
-static int ike_recv_status(struct espintcp_conn *conn)
+/* Takes the next message: NULL and @err 0 at EOF, -EAGAIN to wait. */
+static struct sk_buff *ike_recv(struct espintcp_conn *conn, bool peek, int *err)
 {
-	int err = sock_error(conn->sk);
+	/* Looked at before the queue: what came before them is received. */
+	bool failed = READ_ONCE(conn->sk->sk_err);
+	bool eof = ike_eof(conn);
+	struct sk_buff *skb;
 
-	if (err)
-		return err;
-	if (ike_eof(conn))
-		return 0;
-	return -EAGAIN;
+	skb = ike_next(conn, peek);
+	if (skb)
+		return skb;
+	*err = failed ? sock_error(conn->sk) : 0;
+	if (!*err && !eof)
+		*err = -EAGAIN;
+	return NULL;
 }
 
 /* Waits for a message, EOF or an error. Returns 0 to look again. */
@@ -120,8 +129,7 @@ int espintcp_ike_recvmsg(struct sock *sk, struct msghdr *msg, size_t len,
 	if (flags & MSG_OOB)
 		return -EOPNOTSUPP;
 
-	while (!(skb = ike_next(conn, flags & MSG_PEEK))) {
-		err = ike_recv_status(conn);
+	while (!(skb = ike_recv(conn, flags & MSG_PEEK, &err))) {
 		if (err != -EAGAIN || !timeo)
 			return err;
 		err = ike_recv_wait(conn, &timeo);

@@ -391,10 +391,21 @@ static void rx_discard(struct espintcp_conn *conn)
 	espintcp_head_reset(&rx->head);
 }
 
-static bool rx_at_eof(const struct sock *sk)
+/* Not RCV_SHUTDOWN, which the daemon may set while the peer still sends. */
+static bool rx_peer_finished(const struct sock *sk)
 {
-	return sk->sk_shutdown & RCV_SHUTDOWN &&
+	return sock_flag(sk, SOCK_DONE) &&
 	       skb_queue_empty(&sk->sk_receive_queue);
+}
+
+static void rx_end_of_stream(struct espintcp_conn *conn)
+{
+	rx_discard(conn);
+	if (conn->rx.eof)
+		return;
+	/* After the last message was queued: see espintcp_ike_recvmsg(). */
+	smp_store_release(&conn->rx.eof, true);
+	conn->state_change(conn->sk);
 }
 
 /**
@@ -426,11 +437,11 @@ void espintcp_rx_run(struct espintcp_conn *conn)
 	rcu_read_unlock();
 	local_bh_enable();
 
-	WRITE_ONCE(rx->more, !desc.count);
+	rx->more = !desc.count;
 	if (rx->more)
 		espintcp_conn_kick(conn);
-	else if (rx_at_eof(sk))
-		rx_discard(conn);
+	else if (rx_peer_finished(sk))
+		rx_end_of_stream(conn);
 }
 
 /**

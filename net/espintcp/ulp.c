@@ -97,13 +97,14 @@ static void ulp_data_ready(struct sock *sk)
 	espintcp_rx_run(espintcp_conn_of(sk));
 }
 
-/* For every ACK while TCP had no room; it is in the middle of its own work. */
+/* TCP got room, but is in the middle of its own work: send after it. The
+ * saved callback would tell the daemon, whom this is no news for: see
+ * espintcp_ike_wake_writer().
+ */
 static void ulp_write_space(struct sock *sk)
 {
-	struct espintcp_conn *conn = espintcp_conn_of(sk);
-
-	conn->write_space(sk);
-	espintcp_conn_kick(conn);
+	clear_bit(SOCK_NOSPACE, &sk->sk_socket->flags);
+	espintcp_conn_kick(espintcp_conn_of(sk));
 }
 
 static void ulp_state_change(struct sock *sk)
