@@ -93,6 +93,20 @@ static inline void compat_sk_no_task_frag(struct sock *sk)
 	sk->sk_use_task_frag = false;
 }
 
+/* 6.13: hrtimer_setup() */
+#ifdef COMPAT_HAVE_HRTIMER_SETUP
+#define compat_hrtimer_setup hrtimer_setup
+#else
+static inline void
+compat_hrtimer_setup(struct hrtimer *timer,
+		     enum hrtimer_restart (*function)(struct hrtimer *),
+		     clockid_t clock_id, enum hrtimer_mode mode)
+{
+	hrtimer_init(timer, clock_id, mode);
+	timer->function = function;
+}
+#endif
+
 /* 6.3: crypto completions get their data, not the request */
 #ifdef COMPAT_HAVE_CRYPTO_COMPLETION_DATA
 typedef void *compat_crypto_data_t;

@@ -10,3 +10,4 @@ ccflags-y += $(call probe,linux/skbuff.h,skb_splice_from_iter,COMPAT_HAVE_SPLICE
 ccflags-y += $(call probe,linux/crypto.h,crypto_completion_t.*void \*,COMPAT_HAVE_CRYPTO_COMPLETION_DATA)
 ccflags-y += $(call probe,net/tcp.h,int tcp_ioctl.*int \*karg,COMPAT_HAVE_IOCTL_KARG)
 ccflags-y += $(call probe,net/tcp.h,int flags. int \*addr_len.;,COMPAT_HAVE_RECVMSG_ADDR_LEN)
+ccflags-y += $(call probe,linux/hrtimer.h,hrtimer_setup,COMPAT_HAVE_HRTIMER_SETUP)

@@ -32,6 +32,7 @@
 #ifndef ESPINTCP_H
 #define ESPINTCP_H
 
+#include <linux/hrtimer.h>
 #include <linux/interrupt.h>
 #include <linux/refcount.h>
 #include <linux/rhashtable-types.h>
@@ -72,6 +73,7 @@ struct espintcp_key {
  * @ike_octets: octets in @ike and, of IKE, in @wire
  * @esp_octets: octets in @esp and, of ESP, in @wire
  * @limit: bound for each of the two, octets
+ * @burst: when a burst of large frames began, CLOCK_MONOTONIC in ns
  * @shut: nothing more is taken; set once, at reset, shutdown or close
  * @wire: frames handed to the socket next, in this order (socket lock)
  * @sent: octets of the first frame of @wire which TCP already has (socket lock)
@@ -84,6 +86,7 @@ struct espintcp_txq {
 	unsigned int ike_octets;
 	unsigned int esp_octets;
 	unsigned int limit;
+	u64 burst;
 	bool shut;
 
 	struct sk_buff_head wire;
@@ -132,6 +135,7 @@ struct espintcp_rx {
  * @ike_truesize: memory in @ike_queue, octets (ike_queue.lock)
  * @txq: transmit side
  * @ike_wait: the daemon waits for room to send
+ * @batch: has the tasklet send what a process queued a moment ago
  * @tasklet: continues receiving and sending where the socket lock was not
  *	to be had, or had been held long enough
  * @abort: resets the connection, where sleeping is allowed
@@ -163,6 +167,7 @@ struct espintcp_conn {
 	struct espintcp_txq txq;
 	bool ike_wait;
 
+	struct hrtimer batch;
 	struct tasklet_struct tasklet;
 	struct work_struct abort;
 	struct delayed_work retry;

@@ -25,6 +25,10 @@
 #define ESPINTCP_TX_UNSENT	(2 * ESPINTCP_TX_BATCH)
 /* A small SO_SNDBUF must still hold the largest frame of each kind. */
 #define ESPINTCP_TX_LIMIT_MIN	(2 * ESPINTCP_MAX_RECORD)
+/* How long a large frame waits for others behind it, ns. */
+#define ESPINTCP_TX_BATCH_NS	(200 * NSEC_PER_USEC)
+/* Smaller ones do not wait, octets. */
+#define ESPINTCP_TX_LARGE	1024
 /* When memory ran out and no ACK will come to wake us. */
 #define ESPINTCP_TX_RETRY	(HZ / 50 + 1)
 
@@ -293,6 +297,37 @@ static bool txq_has_ready(const struct espintcp_txq *txq)
 	       (skb && espintcp_frame(skb)->ready);
 }
 
+/* Does a burst of large frames go on? Its first frame is not made to wait. */
+static bool txq_in_burst(struct espintcp_txq *txq, unsigned int len)
+	__must_hold(&txq->lock)
+{
+	u64 now = ktime_get_ns();
+
+	if (len >= ESPINTCP_TX_LARGE &&
+	    now - txq->burst < ESPINTCP_TX_BATCH_NS)
+		return true;
+	txq->burst = now;
+	return false;
+}
+
+/* A frame of @len octets may go. TCP sends 64 KiB for little more than it
+ * costs to send one frame, and large frames come in bursts: wait for the end
+ * of the burst. In softirq that is when the tasklet's turn comes. A process
+ * gives no sign, so that of its bursts a full batch is waited for, or a moment.
+ */
+static void txq_schedule(struct espintcp_conn *conn, unsigned int len)
+	__must_hold(&conn->txq.lock)
+{
+	struct espintcp_txq *txq = &conn->txq;
+
+	if (in_serving_softirq() || txq->esp_octets >= ESPINTCP_TX_BATCH ||
+	    !txq_in_burst(txq, len))
+		tasklet_schedule(&conn->tasklet);
+	else if (!hrtimer_active(&conn->batch))
+		hrtimer_start(&conn->batch, ESPINTCP_TX_BATCH_NS,
+			      HRTIMER_MODE_REL);
+}
+
 /**
  * espintcp_txq_complete_esp - encryption ended
  * @conn: the connection
@@ -323,7 +358,7 @@ void espintcp_txq_complete_esp(struct espintcp_conn *conn, struct sk_buff *skb,
 	}
 	/* Under the lock: after @shut nothing may schedule the tasklet. */
 	if (!shut && txq_has_ready(txq))
-		tasklet_schedule(&conn->tasklet);
+		txq_schedule(conn, espintcp_frame(skb)->len);
 	spin_unlock_bh(&txq->lock);
 
 	if (err) {

@@ -80,6 +80,15 @@ static void ulp_tasklet(struct tasklet_struct *t)
 	bh_unlock_sock(sk);
 }
 
+static enum hrtimer_restart ulp_batch(struct hrtimer *timer)
+{
+	struct espintcp_conn *conn = container_of(timer, struct espintcp_conn,
+						  batch);
+
+	tasklet_schedule(&conn->tasklet);
+	return HRTIMER_NORESTART;
+}
+
 /* proto.release_cb: the process that kept the tasklet out lets go. */
 static void ulp_release_cb(struct sock *sk)
 {
@@ -193,6 +202,8 @@ static struct espintcp_conn *conn_alloc(struct sock *sk)
 	conn_set_outer(conn);
 	skb_queue_head_init(&conn->ike_queue);
 	espintcp_txq_init(&conn->txq);
+	compat_hrtimer_setup(&conn->batch, ulp_batch, CLOCK_MONOTONIC,
+			     HRTIMER_MODE_REL);
 	tasklet_setup(&conn->tasklet, ulp_tasklet);
 	INIT_WORK(&conn->abort, ulp_abort_work);
 	INIT_DELAYED_WORK(&conn->retry, ulp_retry_work);
@@ -328,6 +339,7 @@ static void ulp_close(struct sock *sk, long timeout)
 	/* Detached: none of them starts again. */
 	cancel_work_sync(&conn->abort);
 	cancel_delayed_work_sync(&conn->retry);
+	hrtimer_cancel(&conn->batch);
 	tasklet_kill(&conn->tasklet);
 	skb_queue_purge(&conn->ike_queue);
 	WRITE_ONCE(conn->sk, NULL);
