@@ -153,13 +153,23 @@ static inline int compat_ioctl_return(int value, compat_ioctl_arg_t arg)
 #define COMPAT_RECVMSG_ARGS	sk, msg, len, flags
 #endif
 
-/* 6.13: the offload type is set only for SAs that are offloaded */
-static inline void compat_unset_type_offload(struct xfrm_state *x)
+/* 6.13: XFRM sets an SA's offload type after init_state(), not before. Returns
+ * true when init_state() may set another.
+ */
+#ifdef COMPAT_HAVE_SET_TYPE_OFFLOAD
+static inline bool compat_early_type_offload(struct xfrm_state *x)
+{
+	return false;
+}
+#else
+static inline bool compat_early_type_offload(struct xfrm_state *x)
 {
 	if (x->type_offload) {
 		module_put(x->type_offload->owner);
 		x->type_offload = NULL;
 	}
+	return true;
 }
+#endif
 
 #endif

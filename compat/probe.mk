@@ -11,3 +11,4 @@ ccflags-y += $(call probe,linux/crypto.h,crypto_completion_t.*void \*,COMPAT_HAV
 ccflags-y += $(call probe,net/tcp.h,int tcp_ioctl.*int \*karg,COMPAT_HAVE_IOCTL_KARG)
 ccflags-y += $(call probe,net/tcp.h,int flags. int \*addr_len.;,COMPAT_HAVE_RECVMSG_ADDR_LEN)
 ccflags-y += $(call probe,linux/hrtimer.h,hrtimer_setup,COMPAT_HAVE_HRTIMER_SETUP)
+ccflags-y += $(call probe,net/xfrm.h,xfrm_set_type_offload,COMPAT_HAVE_SET_TYPE_OFFLOAD)

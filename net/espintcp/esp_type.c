@@ -111,8 +111,9 @@ static int tcp_init_state(const struct xfrm_type *stock, struct xfrm_state *x,
 	if (err)
 		return err;
 
-	/* Offload would send bare ESP. */
-	compat_unset_type_offload(x);
+	/* Never that of the stock type, which would send bare ESP. */
+	if (compat_early_type_offload(x))
+		espintcp_gso_allow(x);
 	return stock_init_state(stock, x, extack);
 }
 

@@ -10,6 +10,7 @@
  *	esp_type.c	standing in for the stock ESP type of XFRM
  *	esp_input.c	ESP record -> decrypted packet
  *	esp_output.c	packet of an SA -> ESP frame
+ *	esp_gso.c	large segments from inner connections
  *	request.c	one AEAD operation of either
  *	path.c		which connection carries an SA
  *	txq.c		frames -> transmit queue -> socket
@@ -314,6 +315,9 @@ int espintcp_esp_input(struct xfrm_state *x, struct sk_buff *skb);
 
 /* esp_output.c */
 int espintcp_esp_output(struct xfrm_state *x, struct sk_buff *skb);
+
+/* esp_gso.c */
+void espintcp_gso_allow(struct xfrm_state *x);
 
 /* path.c */
 int espintcp_path_init(void);

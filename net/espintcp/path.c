@@ -148,6 +148,8 @@ static void path_set(struct xfrm_state *x, struct espintcp_conn *conn)
 
 	spin_lock_bh(&x->lock);
 	old = rcu_replace_pointer(sa->path, conn, lockdep_is_held(&x->lock));
+	if (conn)
+		espintcp_gso_allow(x);
 	spin_unlock_bh(&x->lock);
 
 	if (old)
