@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=sh
+#
+# The guest's side of vm/run, which puts VM_REPO, VM_OUT, VM_KO and VM_COMMAND in
+# front of it.  It may run on any root file system: a POSIX shell, mount, kmod
+# and iproute2 is all it can count on.
+
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+HOME=/run/home
+export PATH HOME VM_REPO VM_OUT
+
+# The root file system is read-only here.  virtme-ng puts overlays on /etc, /usr,
+# /var and /tmp and a tmpfs on /run; these are what else tools expect to find.
+setup_directories()
+{
+	mkdir -p "$HOME" /run/netns /run/lock
+}
+
+load_module()
+{
+	modprobe -a esp4 esp6 || [ -z "$VM_KO" ] || return
+	[ -z "$VM_KO" ] || insmod "$VM_KO"
+}
+
+# A scan finds what nobody points to; objects need to be some seconds old, hence
+# the second one.
+scan_leaks()
+{
+	kmemleak=/sys/kernel/debug/kmemleak
+	[ -e $kmemleak ] || return 0
+	echo scan >$kmemleak
+	sleep 6
+	echo scan >$kmemleak
+	cat $kmemleak >/dev/kmsg
+}
+
+# Renamed into place: a guest that dies halfway leaves no status at all.
+publish()
+{
+	echo "$2" >"$VM_OUT/.$1" && mv "$VM_OUT/.$1" "$VM_OUT/$1"
+}
+
+run_command()
+{
+	if ! load_module; then
+		echo "# the module does not load:"
+		dmesg | tail -n 5
+		return 125
+	fi
+	cd "$VM_REPO" && sh -c "$VM_COMMAND" </dev/null
+}
+
+# virtme-ng's init calls poweroff next, and an init that cannot is one more
+# kernel panic.  Small root file systems come without it.
+power_off()
+{
+	command -v poweroff >/dev/null && return
+	sync
+	echo o >/proc/sysrq-trigger
+	sleep 60
+}
+
+setup_directories
+run_command 2>&1
+status=$?
+scan_leaks
+dmesg >"$VM_OUT/dmesg.log"
+publish tainted "$(cat /proc/sys/kernel/tainted)"
+publish status $status
+power_off

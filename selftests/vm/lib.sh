@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034
+#
+# What the scripts of the VM harness share.
+
+VM_DIR="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
+REPO="$(cd "$VM_DIR/../.." && pwd -P)"
+
+# Outside of the tree: a clone stays as small as it was, and "git clean" keeps
+# what takes long to get.
+CACHE="${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/espintcp"
+
+newest_kernel()
+{
+	# shellcheck disable=SC2012 # kernel image names are tame
+	ls /boot/vmlinuz-* 2>/dev/null | sort -V | tail -n 1
+}
+
+# kernel_version BZIMAGE: as uname -r will say
+kernel_version()
+{
+	local version
+
+	version="$(file -bL "$1" | sed -n 's/.*[, ]version \([^ ]*\).*/\1/p')"
+	echo "${version:-${1##*/vmlinuz-}}"
+}
+
+# step TEXT COMMAND...: one line of progress; what the command says goes to
+# $LOG, whose end is shown if the command fails
+step()
+{
+	local text="$1" start
+
+	shift
+	start="$(wc -l <"$LOG")"
+	printf '  %-58s ' "$text"
+	if "$@" >>"$LOG" 2>&1 </dev/null; then
+		echo ok
+		return
+	fi
+	echo FAILED
+	tail -n "+$((start + 1))" "$LOG" | tail -n 30 | sed 's/^/    /'
+	echo "  The whole log is in $LOG"
+	return 1
+}
