@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# A thin wrapper: Kbuild says what the module is made of, selftests/ has the
+# tests, selftests/vm/ the VM they run in.
+
+# The running kernel's headers or, where it has none, the newest installed.
+# Deferred, since "make check" may install them first.
+KDIR ?= $(or $(shell ls -d /lib/modules/$$(uname -r)/build/ 2>/dev/null), \
+	    $(shell ls -d /lib/modules/*/build/ 2>/dev/null | sort -V | tail -n 1), \
+	    $(error no kernel headers installed; say KDIR=...))
+
+# Of the kernel that KDIR is for, as its uname -r says, and where its modules are.
+RELEASE = $(shell sed -n 's/.*UTS_RELEASE "\(.*\)"/\1/p' \
+		  $(KDIR)/include/generated/utsrelease.h)
+PREFIX = $(abspath $(or $(INSTALL_MOD_PATH),$(DESTDIR),/))
+
+VM := selftests/vm
+KDIR_GIVEN := $(if $(filter undefined file,$(origin KDIR)),,$(KDIR))
+BUILD_FLAGS := $(if $(KERNEL),--kernel $(KERNEL)) \
+	       $(if $(KDIR_GIVEN),--kdir $(KDIR_GIVEN))
+VM_FLAGS := $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ROOT),--root $(ROOT)) \
+	    $(VMFLAGS)
+
+.PHONY: modules install uninstall clean deps tests check demo lint checkpatch help
+
+modules:
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
+
+# Kbuild leaves depmod out where it finds no System.map, as in Debian's headers.
+install: modules
+	$(MAKE) -C $(KDIR) M=$(CURDIR) INSTALL_MOD_PATH=$(PREFIX) modules_install
+	depmod -b $(PREFIX) $(RELEASE)
+
+uninstall:
+	find $(PREFIX)/lib/modules/$(RELEASE)/ -name 'espintcp.ko*' -delete
+	depmod -b $(PREFIX) $(RELEASE)
+
+clean:
+	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
+	$(MAKE) -C selftests clean
+
+deps:
+	@$(VM)/deps
+
+tests:
+	$(MAKE) -C selftests
+
+check: deps
+	@$(VM)/build $(BUILD_FLAGS)
+	@$(VM)/check $(VM_FLAGS) -- $(TESTS)
+
+demo: deps
+	@$(VM)/build $(BUILD_FLAGS)
+	@echo '  booting it in a VM, which takes a minute'
+	@$(VM)/run $(VM_FLAGS) -- selftests/demo.sh
+
+lint: deps
+	@$(VM)/lint $(BUILD_FLAGS)
+
+checkpatch: deps
+	@$(VM)/lint --checkpatch
+
+help:
+	@echo 'Building:'
+	@echo '  make             build espintcp.ko'
+	@echo '  make install     install it for "modprobe espintcp" (as root)'
+	@echo '  make uninstall   remove what "make install" installed'
+	@echo '  make clean       remove what was built'
+	@echo
+	@echo 'Trying, as root, in a VM that boots an unmodified kernel:'
+	@echo '  make demo        an IKEv2 tunnel over TCP between two libreswan daemons'
+	@echo '  make check       all tests'
+	@echo '  make lint        checkpatch, sparse and W=1'
+	@echo '  make deps        only install what these need'
+	@echo
+	@echo 'Variables:'
+	@echo '  KDIR=DIR         headers or build tree of the kernel to build for'
+	@echo '                   (default: of the running kernel or, where it has none,'
+	@echo '                   the newest installed)'
+	@echo '  KERNEL=BZIMAGE   kernel to boot (default: the newest in /boot)'
+	@echo '  TESTS="A B"      tests to run (default: all)'
+	@echo '  ROOT=DIR         root file system of the VM (default: this one)'
+	@echo '  VMFLAGS=...      more options of selftests/vm/run'
+	@echo '  DESTDIR=DIR      "make install" below DIR instead of below /'
