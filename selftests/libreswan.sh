@@ -1,0 +1,484 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Two libreswan daemons and a router between them that passes neither UDP
+# 500/4500 nor ESP. What they negotiate over TCP port 4500 must carry traffic,
+# with nothing else on the wire and no counter moving that counts a fault.
+
+cd "$(dirname "$0")" || exit 1
+# shellcheck source=lib.sh
+. ./lib.sh
+# shellcheck source=libreswan_lib.sh
+. ./libreswan_lib.sh
+
+require_root
+require_tools ip nft ping socat ss tcpdump certutil
+pluto_find || ktap_skip_all "no libreswan"
+require_module
+# A directory shared with a VM's host has no place for sockets
+TEST_LOG_DIR="" test_dir
+PLUTO_DIR=$TEST_DIR
+ktap_plan
+
+# Outside and inside addresses
+WEST4=192.0.2.1 EAST4=198.51.100.1 NAT4=198.51.100.254
+WEST6=2001:db8:1::1 EAST6=2001:db8:2::1
+WEST4_IN=10.1.0.1 EAST4_IN=10.2.0.1
+WEST6_IN=fd00:1::1 EAST6_IN=fd00:2::1
+SUBNETS4="leftsubnet=10.1.0.0/24 rightsubnet=10.2.0.0/24"
+SUBNETS6="leftsubnet=fd00:1::/64 rightsubnet=fd00:2::/64"
+PSK="authby=secret leftid=@west.test rightid=@east.test"
+TCP="ikev2=insist enable-tcp=yes tcp-remoteport=4500"
+
+##############################################################################
+# The hosts
+
+make_host()
+{
+	local ns=$1 dev=$2
+
+	ip link add "$dev" netns "$ROUTER" type veth \
+		peer name eth0 netns "$ns" &&
+	setup_addresses "$ROUTER" "$dev" "$5" "$6" &&
+	setup_addresses "$ns" eth0 "$3" "$4" &&
+	ip -n "$ns" route add default via "${5%/*}" &&
+	ip -n "$ns" route add default via "${6%/*}" &&
+	setup_addresses "$ns" lo "$7" "$8"
+}
+
+make_hosts()
+{
+	setup_ns WEST EAST ROUTER &&
+	in_ns "$ROUTER" sysctl -qw net.ipv4.ip_forward=1 \
+		net.ipv6.conf.all.forwarding=1 &&
+	make_host "$WEST" west $WEST4/24 $WEST6/64 \
+		192.0.2.254/24 2001:db8:1::fe/64 $WEST4_IN/24 $WEST6_IN/64 &&
+	make_host "$EAST" east $EAST4/24 $EAST6/64 \
+		$NAT4/24 2001:db8:2::fe/64 $EAST4_IN/24 $EAST6_IN/64 &&
+	block_udp_esp "$ROUTER" forward
+}
+
+make_daemons()
+{
+	local key ns name serial=1
+
+	pluto_ca || return
+	for ns in "$WEST" "$EAST"; do
+		name=${ns%-*}
+		pluto_setup "$ns" || return
+		pluto_psk "$ns" "a secret of espintcp's tests, as long as a PRF's key wants it to be"
+		for key in rsa ecdsa; do
+			pluto_cert "$ns" "$name-$key" $key $((++serial)) || return
+		done
+	done
+	pluto_start "$WEST" && pluto_start "$EAST"
+}
+
+start_echo()
+{
+	head -c 65536 /dev/urandom > "$TEST_DIR/data"
+	ip netns exec "$EAST" socat TCP6-LISTEN:7,ipv6only=0,fork,reuseaddr \
+		PIPE 2>/dev/null &
+	wait_for listens "$EAST" 7
+}
+
+listens()
+{
+	in_ns "$1" ss -Hltn "sport = :$2" | grep -q .
+}
+
+##############################################################################
+# What a connection has to do
+
+# load CONN LINE...: the same description on both sides
+load()
+{
+	pluto_conn "$WEST" "$@" && pluto_conn "$EAST" "$@"
+}
+
+# On the router's link to east: what passed it
+watch_start()
+{
+	counters_save "$WEST" "$TEST_DIR/west.saved"
+	counters_save "$EAST" "$TEST_DIR/east.saved"
+	capture_start "$ROUTER" east "$TEST_DIR/wire.pcap"
+}
+
+# Neighbour discovery and multicast listener reports belong to the link
+readonly NOT_ND="not arp and not (ip6 and (ip6[6] = 0 or
+	(ip6[6] = 58 and ip6[40] >= 133 and ip6[40] <= 136)))"
+
+watch_stop()
+{
+	local others
+
+	capture_stop || return
+	[ "$(captured "$TEST_DIR/wire.pcap" "tcp port 4500")" -gt 0 ] ||
+		{ echo "no TCP port 4500 on the wire"; return 1; }
+	others=$(captured "$TEST_DIR/wire.pcap" "not tcp port 4500 and $NOT_ND")
+	[ "$others" -eq 0 ] && return
+	echo "$others packets of other protocols on the wire:"
+	tcpdump -n -c 10 -r "$TEST_DIR/wire.pcap" \
+		"not tcp port 4500 and $NOT_ND" 2>/dev/null
+	return 1
+}
+
+# counters_fine [NAME...]: ESP and IKE moved on both sides, and nothing but
+# these, connections and the counters NAME
+counters_fine()
+{
+	local host ns moved fine
+
+	fine="^(EspTcp(In|Out)(Esp|Ike)|EspTcpConn(Opened|Closed)$(printf '|%s' "$@")) "
+	for host in west east; do
+		ns=${host^^}
+		moved=$(counters_moved "${!ns}" "$TEST_DIR/$host.saved")
+		if grep -Evq "$fine" <<< "$moved"; then
+			echo "counters of $host:" "$moved"
+			return 1
+		fi
+		for name in EspTcpInEsp EspTcpOutEsp EspTcpInIke EspTcpOutIke; do
+			grep -q "^$name " <<< "$moved" && continue
+			echo "$name of $host did not move:" "$moved"
+			return 1
+		done
+	done
+}
+
+esp_frames()
+{
+	echo $(($(counter "$WEST" EspTcpInEsp) + $(counter "$EAST" EspTcpInEsp)))
+}
+
+# traffic WEST-ADDRESS EAST-ADDRESS: through the SAs, both ways
+traffic()
+{
+	local src=$1 dst=$2
+
+	in_ns "$WEST" ping -q -n -I "$src" -c 3 -i 0.05 -W 20 "$dst" &&
+	in_ns "$WEST" ping -q -n -I "$src" -c 1 -s 4000 -W 20 "$dst" &&
+	tcp_traffic "$src" "$dst"
+}
+
+# 64 KiB to the echo server and back again
+tcp_traffic()
+{
+	local src=$1 dst=$2 before frames
+
+	before=$(esp_frames)
+	[[ $src != *:* ]] || src="[$src]" dst="[$dst]"
+	in_ns "$WEST" timeout 60 socat -t 60 - "TCP:$dst:7,bind=$src" \
+		< "$TEST_DIR/data" | cmp - "$TEST_DIR/data" || return
+	frames=$(($(esp_frames) - before))
+	[ $frames -gt 90 ] || { echo "only $frames ESP frames"; return 1; }
+}
+
+sas_are_tcp()
+{
+	local count
+
+	for ns in "$WEST" "$EAST"; do
+		count=$(ip -n "$ns" xfrm state |
+			grep -c 'encap type espintcp .*port 4500')
+		[ "$count" -eq 2 ] && continue
+		echo "$count SAs with TCP encapsulation in $ns"
+		ip -n "$ns" xfrm state
+		return 1
+	done
+}
+
+# bring_up NAMESPACE CONN
+bring_up()
+{
+	pluto_up "$1" "$2" && return
+	tail -n 5 "$PLUTO_DIR/$1/whack.log"
+	return 1
+}
+
+# all_gone: neither SAs nor connections are left
+all_gone()
+{
+	for ns in "$WEST" "$EAST"; do
+		! ip -n "$ns" xfrm state | grep -q . || return
+		! in_ns "$ns" ss -Htn state established \
+			"( sport = :4500 or dport = :4500 )" | grep -q . || return
+	done
+}
+
+# unload CONN: forget it on both sides
+unload()
+{
+	pluto_forget "$WEST" "$1"
+	pluto_forget "$EAST" "$1"
+	wait_for all_gone && return
+	echo "SAs or connections are left:"
+	for ns in "$WEST" "$EAST"; do
+		ip -n "$ns" xfrm state
+		in_ns "$ns" ss -tn
+	done
+	return 1
+}
+
+# tunnel CONN INITIATOR WEST-ADDRESS EAST-ADDRESS: up and traffic
+tunnel()
+{
+	bring_up "$2" "$1" && sas_are_tcp && traffic "$3" "$4"
+}
+
+# transport CONN WEST-ADDRESS EAST-ADDRESS
+transport()
+{
+	bring_up "$WEST" "$1" && sas_are_tcp && tcp_traffic "$2" "$3"
+}
+
+# point TEXT CONN COMMAND...: with the wire and the counters watched, the
+# command must succeed and all be gone afterwards
+point()
+{
+	local text=$1 conn=$2
+
+	shift 2
+	check "$text" watched "$conn" "$@"
+}
+
+watched()
+{
+	local conn=$1 status=0
+
+	shift
+	watch_start || return
+	"$@" || status=1
+	unload "$conn" || status=1
+	watch_stop || status=1
+	# shellcheck disable=SC2086 # a list
+	counters_fine ${ALSO_FINE:-} || status=1
+	[ $status -eq 0 ] || show_logs
+	return $status
+}
+
+show_logs()
+{
+	for ns in "$WEST" "$EAST"; do
+		echo "the log of ${ns%-*}:"
+		tail -n "${LOG_LINES:-12}" "$(pluto_log "$ns")" | cut -c -200
+	done
+}
+
+##############################################################################
+# Points
+
+# shellcheck disable=SC2086 # lists of lines
+test_basics()
+{
+	load psk4 left=$WEST4 right=$EAST4 $SUBNETS4 $PSK $TCP
+	point "PSK, IPv4" psk4 \
+		tunnel psk4 "$WEST" $WEST4_IN $EAST4_IN
+	load psk4-east left=$WEST4 right=$EAST4 $SUBNETS4 $PSK $TCP
+	point "PSK, IPv4, the other side begins" psk4-east \
+		tunnel psk4-east "$EAST" $WEST4_IN $EAST4_IN
+	load psk6 left=$WEST6 right=$EAST6 $SUBNETS6 $PSK $TCP
+	point "PSK, IPv6" psk6 \
+		tunnel psk6 "$WEST" $WEST6_IN $EAST6_IN
+	load psk46 left=$WEST6 right=$EAST6 $SUBNETS4 $PSK $TCP
+	point "PSK, IPv4 in IPv6" psk46 \
+		tunnel psk46 "$WEST" $WEST4_IN $EAST4_IN
+}
+
+# shellcheck disable=SC2086 # lists of lines
+test_certificates()
+{
+	local key lines
+
+	for key in rsa ecdsa; do
+		lines="left=$WEST4 right=$EAST4 $SUBNETS4 $TCP"
+		lines+=" authby=$key-sha2 leftca=%same rightca=%same"
+		lines+=" leftid=@west-$key.test rightid=@east-$key.test"
+		# Each has its own certificate and gets to see the other's
+		pluto_conn "$WEST" cert-$key $lines leftcert=west-$key
+		pluto_conn "$EAST" cert-$key $lines rightcert=east-$key
+		point "certificates, $key" cert-$key \
+			tunnel cert-$key "$WEST" $WEST4_IN $EAST4_IN
+	done
+}
+
+# UDP comes to nothing in the router, where it is counted, and TCP takes over
+fallback()
+{
+	local before
+
+	before=$(blocked "$ROUTER" udp500)
+	whack "$WEST" --name fallback --initiate --asynchronous
+	wait_for pluto_established "$WEST" fallback &&
+	wait_for pluto_established "$EAST" fallback ||
+		{ echo "no tunnel"; return 1; }
+	sas_are_tcp && traffic $WEST4_IN $EAST4_IN || return
+	[ "$(blocked "$ROUTER" udp500)" -gt "$before" ] ||
+		{ echo "UDP was not tried"; return 1; }
+}
+
+# shellcheck disable=SC2086 # lists of lines
+test_fallback()
+{
+	load fallback left=$WEST4 right=$EAST4 $SUBNETS4 $PSK ikev2=insist \
+		enable-tcp=fallback tcp-remoteport=4500 \
+		retransmit-timeout=3s retransmit-interval=500
+	point "fallback from UDP" fallback fallback
+}
+
+serials_differ()
+{
+	[ -n "$(pluto_serials "$WEST" "$1" "$2")" ] &&
+	[ "$(pluto_serials "$WEST" "$1" "$2")" != "$3" ]
+}
+
+# rekeyed CONN IKE|CHILD OPTION: traffic, rekey, traffic
+rekeyed()
+{
+	local conn=$1 what=$2 before
+
+	tunnel "$conn" "$WEST" $WEST4_IN $EAST4_IN || return
+	before=$(pluto_serials "$WEST" "$conn" "$what")
+	timeout "$WAIT_TIMEOUT" "$PLUTO_LIBEXEC/whack" \
+		--ctlsocket "$PLUTO_DIR/$WEST/run/pluto.ctl" \
+		--name "$conn" "$3" || return
+	wait_for serials_differ "$conn" "$what" "$before" ||
+		{ echo "still state $before"; return 1; }
+	# The old SAs go once the peer agrees that they do
+	wait_for sas_are_tcp || { sas_are_tcp; return 1; }
+	traffic $WEST4_IN $EAST4_IN
+}
+
+# shellcheck disable=SC2086 # lists of lines
+test_rekey()
+{
+	load rekey-ipsec left=$WEST4 right=$EAST4 $SUBNETS4 $PSK $TCP
+	point "rekey of the child SA" rekey-ipsec \
+		rekeyed rekey-ipsec CHILD --rekey-ipsec
+	load rekey-ike left=$WEST4 right=$EAST4 $SUBNETS4 $PSK $TCP
+	point "rekey of the IKE SA" rekey-ike \
+		rekeyed rekey-ike IKE --rekey-ike
+}
+
+pings()
+{
+	in_ns "$WEST" ping -q -n -I $WEST4_IN -c 1 -W 1 $EAST4_IN
+}
+
+ondemand()
+{
+	whack "$WEST" --name ondemand --route &&
+	! pluto_established "$WEST" ondemand || return
+	# The first packet asks for the tunnel and is lost on it
+	wait_for pings || { echo "no tunnel came of it"; return 1; }
+	sas_are_tcp && traffic $WEST4_IN $EAST4_IN
+}
+
+# shellcheck disable=SC2086 # lists of lines
+test_ondemand()
+{
+	load ondemand left=$WEST4 right=$EAST4 $SUBNETS4 $PSK $TCP
+	ALSO_FINE="XfrmOutNoStates" point "on demand" ondemand ondemand
+}
+
+# The connection that carries the SAs has to stay out of their selectors: a
+# daemon connects before it can tell its socket to bypass them
+readonly TO_ECHO="type=transport leftprotoport=tcp rightprotoport=tcp/7"
+
+# shellcheck disable=SC2086 # lists of lines
+test_transport()
+{
+	load transport4 left=$WEST4 right=$EAST4 $TO_ECHO $PSK $TCP
+	point "transport mode, IPv4" transport4 \
+		transport transport4 $WEST4 $EAST4
+	load transport6 left=$WEST6 right=$EAST6 $TO_ECHO $PSK $TCP
+	point "transport mode, IPv6" transport6 \
+		transport transport6 $WEST6 $EAST6
+}
+
+# through_nat COMMAND...: and the other side of the NAT is what east sees
+through_nat()
+{
+	"$@" &&
+	ip -n "$EAST" xfrm state | grep -q "src $NAT4 dst $EAST4" ||
+		{ echo "the NAT did not hide west"; return 1; }
+}
+
+# shellcheck disable=SC2086 # lists of lines
+test_nat()
+{
+	in_ns "$ROUTER" nft -f - <<-EOF
+	table ip nat {
+		chain postrouting {
+			type nat hook postrouting priority srcnat
+			oif east ip saddr $WEST4 masquerade random
+		}
+	}
+	EOF
+	pluto_conn "$WEST" nat left=$WEST4 right=$EAST4 $SUBNETS4 $PSK $TCP
+	pluto_conn "$EAST" nat left=%any right=$EAST4 $SUBNETS4 $PSK $TCP
+	point "tunnel through a NAT" nat \
+		through_nat tunnel nat "$WEST" $WEST4_IN $EAST4_IN
+	pluto_conn "$WEST" nat-transport left=$WEST4 right=$EAST4 \
+		$TO_ECHO $PSK $TCP
+	pluto_conn "$EAST" nat-transport left=%any right=$EAST4 \
+		$TO_ECHO $PSK $TCP
+	point "transport mode through a NAT" nat-transport \
+		through_nat transport nat-transport $WEST4 $EAST4
+	in_ns "$ROUTER" nft delete table ip nat
+}
+
+reconnect()
+{
+	local round
+
+	for round in 1 2 3; do
+		tunnel reconnect "$WEST" $WEST4_IN $EAST4_IN || return
+		whack "$WEST" --name reconnect --terminate > /dev/null
+		wait_for all_gone ||
+			{ echo "round $round: SAs are left"; return 1; }
+	done
+	# And with the sides changed
+	tunnel reconnect "$EAST" $WEST4_IN $EAST4_IN
+}
+
+# The daemon goes without a word: its sockets close, its SAs go with the
+# next one's initial contact
+peer_restarts()
+{
+	tunnel restart "$WEST" $WEST4_IN $EAST4_IN || return
+	kill -KILL "$(pluto_pid "$EAST")"
+	wait_for pluto_gone "$(pluto_pid "$EAST")" || return
+	ip -n "$EAST" xfrm state flush
+	ip -n "$EAST" xfrm policy flush
+	rm -f "$PLUTO_DIR/$EAST"/run/pluto.*
+	pluto_start "$EAST" && pluto_reload "$EAST" restart || return
+	whack "$WEST" --name restart --terminate > /dev/null
+	wait_for all_gone || { echo "SAs are left"; return 1; }
+	tunnel restart "$WEST" $WEST4_IN $EAST4_IN
+}
+
+# shellcheck disable=SC2086 # lists of lines
+test_reconnect()
+{
+	load reconnect left=$WEST4 right=$EAST4 $SUBNETS4 $PSK $TCP
+	point "delete and reconnect" reconnect reconnect
+	load restart left=$WEST4 right=$EAST4 $SUBNETS4 $PSK $TCP
+	point "the peer's daemon is killed and comes back" restart peer_restarts
+}
+
+keep_logs()
+{
+	[ -n "${TEST_LOG_DIR:-}" ] || return 0
+	for ns in "$WEST" "$EAST"; do
+		cp "$(pluto_log "$ns")" "$TEST_LOG_DIR/pluto-${ns%-*}.log"
+	done
+}
+
+on_exit keep_logs
+make_hosts && start_echo || ktap_skip_all "no hosts"
+check "two daemons" make_daemons || ktap_finish
+for test in ${LIBRESWAN_TESTS:-basics certificates fallback rekey ondemand
+	    transport nat reconnect}; do
+	"test_$test"
+done
+ktap_finish
