@@ -237,7 +237,9 @@ void espintcp_type_exit(void)
 	for (i = 0; i < ARRAY_SIZE(espintcp_types); i++)
 		type_restore(&espintcp_types[i]);
 
-	/* See hand_to_stock(): a task may still be on its last steps there. */
+	/* hand_to_stock() and ulp_close() drop a reference on this module and
+	 * then return: a task may still be between the two.
+	 */
 	synchronize_rcu_tasks();
 
 	if (sa_frag.page)

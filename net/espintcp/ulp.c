@@ -4,8 +4,8 @@
  *
  * The ULP is set by setsockopt() and leaves in close(), which is the last
  * system call on a file: between the two the socket's callbacks and operations
- * are ours, after it none is. TCP drops its reference on this module only when
- * the socket itself goes, later.
+ * are ours, after it none is, and the socket does not keep the module either:
+ * it may live on for minutes in FIN-WAIT.
  */
 #include <asm/ioctls.h>
 #include <linux/module.h>
@@ -253,6 +253,8 @@ static void conn_uninstall(struct espintcp_conn *conn)
 	WRITE_ONCE(sk->sk_state_change, conn->state_change);
 	rcu_assign_sk_user_data(sk, NULL);
 	rcu_assign_pointer(inet_csk(sk)->icsk_ulp_data, NULL);
+	/* The reference on the module that goes with it is ours from here. */
+	WRITE_ONCE(inet_csk(sk)->icsk_ulp_ops, NULL);
 	write_unlock_bh(&sk->sk_callback_lock);
 }
 
@@ -346,6 +348,8 @@ static void ulp_close(struct sock *sk, long timeout)
 	espintcp_conn_put(conn);
 
 	prot->close(sk, timeout);
+	/* As in hand_to_stock(), unloading waits until we have returned. */
+	module_put(THIS_MODULE);
 }
 
 /* proto.shutdown: socket lock held, sk_shutdown already tells. */
