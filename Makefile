@@ -21,7 +21,7 @@ BUILD_FLAGS := $(if $(KERNEL),--kernel $(KERNEL)) \
 VM_FLAGS := $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ROOT),--root $(ROOT)) \
 	    $(VMFLAGS)
 
-.PHONY: modules install uninstall clean deps tests check demo lint checkpatch help
+.PHONY: modules install uninstall clean deps tests check demo lint checkpatch bench fuzz help
 
 modules:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -60,6 +60,12 @@ lint: deps
 checkpatch: deps
 	@$(VM)/lint --checkpatch
 
+bench:
+	tools/bench/run -m -n 2 -d Documentation/benchmark
+
+fuzz:
+	@$(MAKE) -s -C selftests/fuzz run
+
 help:
 	@echo 'Building:'
 	@echo '  make             build espintcp.ko'
@@ -72,6 +78,9 @@ help:
 	@echo '  make check       all tests'
 	@echo '  make lint        checkpatch, sparse and W=1'
 	@echo '  make deps        only install what these need'
+	@echo '  make fuzz        the record rules under libFuzzer (needs clang)'
+	@echo '  make bench       compare with direct ESP, ESP in UDP and in-tree espintcp;'
+	@echo '                   builds two kernels first and takes hours'
 	@echo
 	@echo 'Variables:'
 	@echo '  KDIR=DIR         headers or build tree of the kernel to build for'

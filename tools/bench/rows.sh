@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# The benchmark's rows.  row_NAME sets up its network, measures, and calls
+# `metric NAME VALUE` for each figure.  Sourced by guest; $variant is one of
+# direct, udp, intree, ours.
+
+readonly rows_main="bulk-gcm bulk-null rtt20-gcm loss-outer-bbr bottleneck"
+readonly rows_more="loss-outer-cubic loss-inner-bbr loss-wire small-udp latency-idle latency-load
+	flows-4 flows-16 conns-1 conns-100 conns-10000 gateway gro-on memory"
+
+is_tcp()
+{
+	[ "$variant" = intree ] || [ "$variant" = ours ]
+}
+
+# setup CIPHER [tcp_pair options]
+setup()
+{
+	local cipher=$1
+
+	shift
+	net_two_hosts
+	net_connect "$@"
+	sa_add "$cipher"
+	# The first packet of a tunnel finds no path MTU and an empty ARP cache.
+	ip netns exec left ping -q -c 2 -i 0.2 $RI >/dev/null ||
+		die "no answer through the tunnel"
+}
+
+# iperf CLIENT_NS SERVER_NS ADDRESS NAME [options]: leaves NAME.json
+iperf()
+{
+	local client=$1 server=$2 address=$3 name=$4
+
+	shift 4
+	ip netns exec "$server" iperf3 -s -1 -D >/dev/null
+	until ip netns exec "$server" ss -Hltn | grep -q :5201; do
+		sleep 0.01
+	done
+	ip netns exec "$client" iperf3 -J -c "$address" "$@" \
+		>"$out/$name.json" || die "iperf3 failed: see $name.json"
+}
+
+# goodput NAME: Mbit/s that arrived
+goodput()
+{
+	jq '.end.sum_received.bits_per_second / 1e6' "$out/$1.json"
+}
+
+# The clock counts instructions: a longer run changes no digit that matters.
+bulk()
+{
+	iperf left right $RI "$row" -t 2 -O 1 "$@"
+	metric mbit "$(goodput "$row")"
+}
+
+row_bulk_gcm()
+{
+	setup gcm
+	bulk
+}
+
+row_bulk_null()
+{
+	setup null
+	bulk
+}
+
+readonly delay="netem limit 100000 delay 10ms"
+
+row_rtt20_gcm()
+{
+	setup gcm
+	# shellcheck disable=SC2086
+	net_shape $delay
+	bulk -t 5
+}
+
+# loss INNER_CONGESTION [tcp_pair options]
+loss()
+{
+	local inner=$1
+
+	shift
+	setup gcm "$@"
+	"${on_wire:-true}"
+	# shellcheck disable=SC2086
+	net_shape $delay loss 1%
+	iperf left right $RI "$row" -t 10 -C "$inner"
+	metric mbit "$(goodput "$row")"
+}
+
+row_loss_outer_bbr()
+{
+	loss cubic -c bbr
+}
+
+row_loss_outer_cubic()
+{
+	loss cubic -c cubic
+}
+
+# A large segment is one packet to netem, and lost as one; here it is not.
+row_loss_wire()
+{
+	on_wire=net_no_segmentation
+	loss cubic -c bbr
+}
+
+row_loss_inner_bbr()
+{
+	loss bbr -c cubic
+}
+
+# average_ping FILE
+average_ping()
+{
+	sed -n 's|^rtt .* = [^/]*/\([^/]*\)/.*|\1|p' "$1"
+}
+
+row_bottleneck()
+{
+	setup gcm
+	# The queue is counted in packets: the same for every variant only if
+	# they are of one size.
+	net_no_segmentation
+	net_shape netem limit 600 delay 10ms rate 50mbit
+	ip netns exec left ping -q -i 0.1 -c 95 $RI >"$out/$row.ping" &
+	iperf left right $RI "$row" -t 10
+	wait $!
+	metric mbit "$(goodput "$row")"
+	metric ping_ms "$(average_ping "$out/$row.ping")"
+}
+
+row_small_udp()
+{
+	setup gcm
+	small_packets
+}
+
+# Guest nanoseconds are instructions, the one CPU is never idle here, so
+# time / packets is what a packet costs from sendto() to recvfrom().
+small_packets()
+{
+	iperf left right $RI "$row" -u -l 64 -b 0 -t 2
+	metric ns_packet "$(jq '.end.sum | .seconds * 1e9 /
+		(.packets - .lost_packets)' "$out/$row.json")"
+	metric lost_percent "$(jq .end.sum.lost_percent "$out/$row.json")"
+}
+
+# sockperf ping-pong, full round trips
+round_trips()
+{
+	ip netns exec right sockperf sr --tcp -i $RI -p 11111 >/dev/null &
+	until ip netns exec right ss -Hltn | grep -q :11111; do
+		sleep 0.01
+	done
+	ip netns exec left sockperf pp --tcp --full-rtt -i $RI -p 11111 -m 64 \
+		-t "$1" >"$out/$row.sockperf" || die "sockperf failed"
+	metric p50_us "$(percentile 50)"
+	metric p99_us "$(percentile 99)"
+}
+
+percentile()
+{
+	sed -n "s/.*percentile $1\\.000 = *//p" "$out/$row.sockperf"
+}
+
+row_latency_idle()
+{
+	setup gcm
+	round_trips 2
+}
+
+row_latency_load()
+{
+	setup gcm
+	net_shape netem limit 100000 delay 1ms rate 100mbit
+	iperf left right $RI "$row" -t 5 &
+	sleep 1
+	round_trips 3
+	wait $!
+}
+
+row_flows_4()
+{
+	setup gcm
+	bulk -P 4
+}
+
+row_flows_16()
+{
+	setup gcm
+	bulk -P 16
+}
+
+# Many tunnels between the two hosts, the traffic in the last one.
+# connections N
+connections()
+{
+	local count=$1
+
+	net_two_hosts
+	net_connect -n "$count"
+	sa_add_many "$count"
+	iperf left right "$(inner 2 "$count")" "$row" \
+		-B "$(inner 1 "$count")" -t 2 -O 1
+	metric mbit "$(goodput "$row")"
+}
+
+row_conns_1()
+{
+	connections 1
+}
+
+row_conns_100()
+{
+	connections 100
+}
+
+row_conns_10000()
+{
+	connections 10000
+}
+
+row_gateway()
+{
+	net_gateways
+	net_connect
+	sa_add gcm
+	ip netns exec lefthost ping -q -c 2 -i 0.2 $RH >/dev/null ||
+		die "no answer through the gateways"
+	iperf lefthost righthost $RH "$row" -t 2 -O 1
+	metric mbit "$(goodput "$row")"
+}
+
+row_gro_on()
+{
+	local ns
+
+	setup gcm
+	for ns in left right; do
+		ip netns exec $ns ethtool -K wire gro on
+	done
+	bulk
+}
+
+# Kernel memory of an idle connection with its two SAs, both ends counted,
+# and of the ULP alone on a TCP connection that is open already.
+row_memory()
+{
+	local count=1000 base tcp ulp sa
+
+	is_tcp || return 0
+	net_two_hosts
+	base=$(memory_used)
+	net_daemon connected "$tools/tcp_pair" -w -p $port -n $count left right $R
+	tcp=$(memory_used)
+	echo >&"$daemon_in"
+	net_expect ready
+	ulp=$(memory_used)
+	sa_add_many $count
+	sa=$(memory_used)
+	metric tcp_bytes $(((tcp - base) / count))
+	metric ulp_bytes $(((ulp - tcp) / count))
+	metric sa_bytes $(((sa - ulp) / count))
+}
+
+memory_used()
+{
+	sync
+	echo 3 >/proc/sys/vm/drop_caches
+	awk '/^MemFree/ { print -$2 * 1024 }' /proc/meminfo
+}
