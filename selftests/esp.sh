@@ -49,6 +49,9 @@ traffic()
 	traffic_b "$1" "$2" && only_esp_moved
 }
 
+# One of each kind, where one IP version is inside of the other
+FEW_ALGOS="gcm cbc-sha256 null-none"
+
 algorithm()
 {
 	local mode=$1 algo=$2 src=$3 dst=$4
@@ -60,25 +63,27 @@ algorithms()
 {
 	local mode=$1 text=$2 src=$3 dst=$4 algo
 
-	for algo in ${ESP_ALGOS:-$ALGOS}; do
+	for algo in ${ESP_ALGOS:-$algos}; do
 		check "$text, $algo" algorithm "$mode" "$algo" "$src" "$dst"
 	done
 }
 
 test_matrix()
 {
-	local out in mode
+	local out in mode algos
 
 	for out in 4 6; do
 		connect_pair $out || { ktap_fail "no IPv$out connection"; return; }
 		flush_xfrm
 		add_policies transport "$OUT_A" "$OUT_B"
+		algos=$ALGOS
 		algorithms transport "transport over IPv$out" "$OUT_A" "$OUT_B"
 		for mode in tunnel beet; do
 			for in in 4 6; do
 				inner $in
 				flush_xfrm
 				add_policies $mode "$IN_A" "$IN_B"
+				[ $in = $out ] && algos=$ALGOS || algos=$FEW_ALGOS
 				algorithms $mode "$mode, IPv$in over IPv$out" \
 					"$IN_A" "$IN_B"
 			done

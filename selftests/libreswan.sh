@@ -395,6 +395,9 @@ test_transport()
 		transport transport6 $WEST6 $EAST6
 }
 
+# libreswan 4.10 answers TS_UNACCEPTABLE to transport mode through a NAT, whatever
+# carries it; nat.sh has that with SAs set up by hand.
+
 # through_nat COMMAND...: and the other side of the NAT is what east sees
 through_nat()
 {
@@ -418,12 +421,6 @@ test_nat()
 	pluto_conn "$EAST" nat left=%any right=$EAST4 $SUBNETS4 $PSK $TCP
 	point "tunnel through a NAT" nat \
 		through_nat tunnel nat "$WEST" $WEST4_IN $EAST4_IN
-	pluto_conn "$WEST" nat-transport left=$WEST4 right=$EAST4 \
-		$TO_ECHO $PSK $TCP
-	pluto_conn "$EAST" nat-transport left=%any right=$EAST4 \
-		$TO_ECHO $PSK $TCP
-	point "transport mode through a NAT" nat-transport \
-		through_nat transport nat-transport $WEST4 $EAST4
 	in_ns "$ROUTER" nft delete table ip nat
 }
 

@@ -28,12 +28,12 @@ module_refcount()
 
 IDLE_REFCNT=$(module_refcount)
 
-# wire FILE: length, SPI, sequence number of every ESP packet that carried an
-# echo. Those of TCP and their number depend on timing.
+# echoes_on_wire FILE: length, SPI, sequence number of every ESP packet that carried an
+# echo. Identifications are random, and those of TCP depend on timing.
 echoes_on_wire()
 {
 	tcpdump -n -t -v -r "$1" "ip proto 50 or ip6 proto 50 or udp port $PORT" \
-		2>/dev/null | sed 's/ id [0-9]*,//; s/flowlabel [x0-9a-f]*, //' |
+		2>/dev/null | sed 's/ id [0-9]*,//; s/flowlabel [x0-9a-f]*, //; s/frag (0x[0-9a-f]*:/frag (/' |
 		head -n 24
 }
 
@@ -122,9 +122,9 @@ PORT_A=$PORT
 MODULE=$(module_file) || ktap_skip_all "no module file"
 
 ENCAP=""
-test_each "ESP" untouched "gcm cbc-sha256 null-none" "4 6"
+test_each "ESP" untouched "gcm cbc-sha256" "4 6"
 test_each "ESP, without the module" same_without gcm "4 6"
 ENCAP=$ENCAP_UDP
-test_each "ESP in UDP" untouched "gcm cbc-sha256" "4 6"
+test_each "ESP in UDP" untouched gcm "4 6"
 test_each "ESP in UDP, without the module" same_without gcm "4 6"
 ktap_finish

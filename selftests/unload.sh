@@ -146,13 +146,14 @@ frames_exceed()
 	[ "${stats[EspTcpOutEsp]}" -gt "$1" ]
 }
 
-# The namespace with the sockets and SAs goes first
+# The namespaces with the sockets and SAs go first. The sockets reset, since TCP
+# keeps a namespace for as long as an orphan of it waits for the ACK of its FIN.
 namespace_goes()
 {
 	local NS_A NS_B NS_W HOLD_A HOLD_B
 
 	loaded || load || return
-	setup_hosts && connect_pair 4 && tcp_works 4 || return
+	setup_hosts && connect_pair 4 -r && tcp_works 4 || return
 	for ns in "$NS_A" "$NS_B" "$NS_W"; do
 		cleanup_ns "$ns"
 	done
