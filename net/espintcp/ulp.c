@@ -286,7 +286,7 @@ static int ulp_attach(struct sock *sk)
 		return -ENOTCONN;
 	if (!espintcp_permitted(sock_net(sk)))
 		return -EPERM;
-	if (rcu_dereference_sk_user_data(sk))
+	if (rcu_access_pointer(__sk_user_data(sk)))
 		return -EBUSY;
 	family = ulp_family_of(sk);
 	if (family < 0)
