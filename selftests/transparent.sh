@@ -26,7 +26,11 @@ module_refcount()
 	cat /sys/module/espintcp/refcnt
 }
 
-IDLE_REFCNT=$(module_refcount)
+# What other tests left behind goes when XFRM gets round to it
+idle()
+{
+	[ "$(module_refcount)" -eq 0 ]
+}
 
 # echoes_on_wire FILE: length, SPI, sequence number of every ESP packet that carried an
 # echo. Identifications are random, and those of TCP depend on timing.
@@ -57,7 +61,7 @@ untouched()
 	save_counters
 	run_traffic "$1" "$2" "$TEST_DIR/with" || return
 	expect_moved A "" && expect_moved B "" &&
-	expect "references on the module" "$IDLE_REFCNT" "$(module_refcount)"
+	expect "references on the module" 0 "$(module_refcount)"
 }
 
 # same_without ALGORITHM MODE: the same packets, whether the module is loaded.
@@ -117,6 +121,7 @@ start_udp()
 	done
 }
 
+wait_for idle || ktap_skip_all "the module is in use"
 setup_hosts && start_echo && start_udp || ktap_skip_all "no hosts"
 PORT_A=$PORT
 MODULE=$(module_file) || ktap_skip_all "no module file"
@@ -126,5 +131,4 @@ test_each "ESP" untouched "gcm cbc-sha256" "4 6"
 test_each "ESP, without the module" same_without gcm "4 6"
 ENCAP=$ENCAP_UDP
 test_each "ESP in UDP" untouched gcm "4 6"
-test_each "ESP in UDP, without the module" same_without gcm "4 6"
 ktap_finish
