@@ -175,9 +175,11 @@ static int output_on(struct espintcp_conn *conn, struct xfrm_state *x,
 
 	err = espintcp_txq_reserve_esp(conn, x, skb, &seq);
 	if (err) {
-		espintcp_count(xs_net(x), err == NET_XMIT_DROP ?
-					  ESPINTCP_CNT_OUT_QUEUE_FULL :
-					  ESPINTCP_CNT_OUT_NO_CONN);
+		/* Out of sequence numbers: XFRM counts what its types refuse. */
+		if (err == NET_XMIT_DROP)
+			espintcp_count(xs_net(x), ESPINTCP_CNT_OUT_QUEUE_FULL);
+		else if (err == -ENOTCONN)
+			espintcp_count(xs_net(x), ESPINTCP_CNT_OUT_NO_CONN);
 		espintcp_frame_free(skb);
 		return err;
 	}
