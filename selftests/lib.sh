@@ -181,6 +181,8 @@ test_dir()
 ##############################################################################
 # Network namespaces
 
+NAMESPACES=()
+
 # setup_ns NAME...: a namespace for each, its unique name in the variable $NAME
 setup_ns()
 {
@@ -188,8 +190,9 @@ setup_ns()
 
 	for name; do
 		ns="${name,,}-$(mktemp -u XXXXXX)"
+		[ ${#NAMESPACES[@]} -gt 0 ] || on_exit cleanup_all_ns
 		ip netns add "$ns" || return
-		on_exit cleanup_ns "$ns"
+		NAMESPACES+=("$ns")
 		ip -n "$ns" link set lo up
 		# No router here speaks: an address is usable when it is set.
 		ip netns exec "$ns" sysctl -qw \
@@ -203,6 +206,25 @@ cleanup_ns()
 {
 	ip netns pids "$1" | xargs -r kill -KILL
 	ip netns del "$1"
+}
+
+# A closed connection keeps its namespace until the peer acknowledged its FIN,
+# and a namespace its SAs: have both ends closed while there is a wire between
+# them, and leave no SA to a namespace that cannot go yet.
+cleanup_all_ns()
+{
+	local ns
+
+	for ns in "${NAMESPACES[@]}"; do
+		ip netns pids "$ns" | xargs -r kill -KILL
+	done
+	for ns in "${NAMESPACES[@]}"; do
+		ip -n "$ns" xfrm state flush
+	done
+	for ns in "${NAMESPACES[@]}"; do
+		cleanup_ns "$ns"
+	done
+	NAMESPACES=()
 }
 
 # shellcheck disable=SC2034 # for those who source this

@@ -86,3 +86,5 @@ else
 	ktap_skip "asynchronous crypto, replay window of 1" "no pcrypt or tcrypt"
 	ktap_skip "asynchronous crypto, ESN, replay window of 1" "likewise"
 fi
+
+ktap_finish
