@@ -307,6 +307,8 @@ static void hold_udp_socket(const struct options *opt)
 	fd = socket(ai->ai_family, SOCK_DGRAM, IPPROTO_UDP);
 	if (fd < 0)
 		err(1, "socket");
+	if (opt->bypass)
+		bypass_policies(fd, ai->ai_family);
 	if (bind(fd, ai->ai_addr, ai->ai_addrlen))
 		err(1, "bind");
 	if (setsockopt(fd, IPPROTO_UDP, UDP_ENCAP, &encap, sizeof(encap)))
