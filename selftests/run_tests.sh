@@ -14,7 +14,7 @@ cd "$(dirname "$0")" || exit 1
 usage()
 {
 	cat <<-EOT
-	Usage: ${0##*/} [-v] [-l] [-t FILE] [TEST]...
+	Usage: ${0##*/} [-v] [-l] [-t FILE] [-r FILE] [TEST]...
 
 	Run the TESTs (default: all) and close with "N passed, N failed, N skipped".
 
@@ -22,6 +22,8 @@ usage()
 	  -l       list the tests
 	  -t FILE  keep the totals in FILE, test by test, and leave the closing
 	           line to the caller
+	  -r FILE  add a line for each test to FILE: its name, and how many of its
+	           points passed, failed and were skipped
 	EOT
 }
 
@@ -43,11 +45,13 @@ parse_args()
 {
 	verbose=0
 	totals=
-	while getopts vlt:h option; do
+	results=
+	while getopts vlt:r:h option; do
 		case $option in
 		v)	verbose=1 ;;
 		l)	list_tests; exit 0 ;;
 		t)	totals="$OPTARG" ;;
+		r)	results="$OPTARG" ;;
 		h)	usage; exit 0 ;;
 		*)	usage >&2; exit 2 ;;
 		esac
@@ -171,6 +175,8 @@ run_test()
 	printf '%4d passed, %d failed, %d skipped%s  (%d s)\n' \
 		"$passed" "$failed" "$skipped" "$why" $((SECONDS - start))
 	[ "$failed" -eq 0 ] || show_failures "$log" "$fault"
+	[ -z "$results" ] ||
+		echo "$test $passed $failed $skipped" >>"$results"
 
 	total_passed=$((total_passed + passed))
 	total_failed=$((total_failed + failed))

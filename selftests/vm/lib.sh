@@ -10,10 +10,11 @@ REPO="$(cd "$VM_DIR/../.." && pwd -P)"
 # what takes long to get.
 CACHE="${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/espintcp"
 
+# newest_kernel [ROOT]
 newest_kernel()
 {
 	# shellcheck disable=SC2012 # kernel image names are tame
-	ls /boot/vmlinuz-* 2>/dev/null | sort -V | tail -n 1
+	ls "${1:-}"/boot/vmlinuz-* 2>/dev/null | sort -V | tail -n 1
 }
 
 # kernel_version BZIMAGE: as uname -r will say
