@@ -17,11 +17,13 @@ PREFIX = $(abspath $(or $(INSTALL_MOD_PATH),$(DESTDIR),/))
 VM := selftests/vm
 KDIR_GIVEN := $(if $(filter undefined file,$(origin KDIR)),,$(KDIR))
 BUILD_FLAGS := $(if $(KERNEL),--kernel $(KERNEL)) \
-	       $(if $(KDIR_GIVEN),--kdir $(KDIR_GIVEN))
+	       $(if $(KDIR_GIVEN),--kdir $(KDIR_GIVEN)) \
+	       $(if $(ROOT),--root $(ROOT))
 VM_FLAGS := $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ROOT),--root $(ROOT)) \
 	    $(VMFLAGS)
 
-.PHONY: modules install uninstall clean deps tests check demo lint checkpatch bench fuzz help
+.PHONY: modules install uninstall clean deps tests check check-matrix demo lint \
+	checkpatch bench fuzz dist packages check-packages help
 
 modules:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -37,7 +39,7 @@ uninstall:
 
 clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
-	$(MAKE) -C selftests clean
+	$(if $(wildcard selftests/Makefile),$(MAKE) -C selftests clean)
 
 deps:
 	@$(VM)/deps
@@ -60,6 +62,18 @@ lint: deps
 checkpatch: deps
 	@$(VM)/lint --checkpatch
 
+check-matrix: deps
+	@$(VM)/matrix $(CELLS)
+
+dist:
+	@tools/package/dist
+
+packages:
+	@tools/package/build
+
+check-packages: deps packages
+	@tools/package/check
+
 bench:
 	tools/bench/run -m -n 2 -d Documentation/benchmark
 
@@ -76,11 +90,18 @@ help:
 	@echo 'Trying, as root, in a VM that boots an unmodified kernel:'
 	@echo '  make demo        an IKEv2 tunnel over TCP between two libreswan daemons'
 	@echo '  make check       all tests'
+	@echo '  make check-matrix  all tests on each kernel of Debian 12, 13 and sid, each'
+	@echo '                   with its own user space; ends in one table'
 	@echo '  make lint        checkpatch, sparse and W=1'
 	@echo '  make deps        only install what these need'
 	@echo '  make fuzz        the record rules under libFuzzer (needs clang)'
 	@echo '  make bench       compare with direct ESP, ESP in UDP and in-tree espintcp;'
 	@echo '                   builds two kernels first and takes hours'
+	@echo
+	@echo 'Packaging:'
+	@echo '  make dist        a source tarball, which builds without git'
+	@echo '  make packages    Debian packages, for DKMS and of the tools'
+	@echo '  make check-packages  install, use and remove them in a clean Debian 13'
 	@echo
 	@echo 'Variables:'
 	@echo '  KDIR=DIR         headers or build tree of the kernel to build for'
@@ -88,6 +109,8 @@ help:
 	@echo '                   the newest installed)'
 	@echo '  KERNEL=BZIMAGE   kernel to boot (default: the newest in /boot)'
 	@echo '  TESTS="A B"      tests to run (default: all)'
-	@echo '  ROOT=DIR         root file system of the VM (default: this one)'
+	@echo '  ROOT=DIR         root file system of the VM (default: this one); its'
+	@echo '                   compiler, headers and newest kernel are used'
+	@echo '  CELLS="A B"      kernels of "make check-matrix" (default: all)'
 	@echo '  VMFLAGS=...      more options of selftests/vm/run'
 	@echo '  DESTDIR=DIR      "make install" below DIR instead of below /'
