@@ -87,12 +87,6 @@ static inline void compat_ops_no_sendpage(struct proto_ops *ops)
 }
 #endif
 
-/* 6.1.2: sockets that may not use the task's page fragment say so */
-static inline void compat_sk_no_task_frag(struct sock *sk)
-{
-	sk->sk_use_task_frag = false;
-}
-
 /* 6.13: hrtimer_setup() */
 #ifdef COMPAT_HAVE_HRTIMER_SETUP
 #define compat_hrtimer_setup hrtimer_setup
@@ -153,7 +147,7 @@ static inline int compat_ioctl_return(int value, compat_ioctl_arg_t arg)
 #define COMPAT_RECVMSG_ARGS	sk, msg, len, flags
 #endif
 
-/* 6.13: XFRM sets an SA's offload type after init_state(), not before. Returns
+/* 6.15: XFRM sets an SA's offload type after init_state(), not before. Returns
  * true when init_state() may set another.
  */
 #ifdef COMPAT_HAVE_SET_TYPE_OFFLOAD
