@@ -331,16 +331,14 @@ serials_differ()
 	[ "$(pluto_serials "$WEST" "$1" "$2")" != "$3" ]
 }
 
-# rekeyed CONN IKE|CHILD OPTION: traffic, rekey, traffic
+# rekeyed CONN IKE|CHILD: traffic, rekey, traffic
 rekeyed()
 {
 	local conn=$1 what=$2 before
 
 	tunnel "$conn" "$WEST" $WEST4_IN $EAST4_IN || return
 	before=$(pluto_serials "$WEST" "$conn" "$what")
-	timeout "$WAIT_TIMEOUT" "$PLUTO_LIBEXEC/whack" \
-		--ctlsocket "$PLUTO_DIR/$WEST/run/pluto.ctl" \
-		--name "$conn" "$3" || return
+	pluto_rekey "$WEST" "$conn" "$what" || return
 	wait_for serials_differ "$conn" "$what" "$before" ||
 		{ echo "still state $before"; return 1; }
 	# The old SAs go once the peer agrees that they do
@@ -353,10 +351,10 @@ test_rekey()
 {
 	load rekey-ipsec left=$WEST4 right=$EAST4 $SUBNETS4 $PSK $TCP
 	point "rekey of the child SA" rekey-ipsec \
-		rekeyed rekey-ipsec CHILD --rekey-ipsec
+		rekeyed rekey-ipsec CHILD
 	load rekey-ike left=$WEST4 right=$EAST4 $SUBNETS4 $PSK $TCP
 	point "rekey of the IKE SA" rekey-ike \
-		rekeyed rekey-ike IKE --rekey-ike
+		rekeyed rekey-ike IKE
 }
 
 pings()

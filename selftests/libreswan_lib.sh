@@ -150,6 +150,21 @@ pluto_up()
 		--name "$2" --initiate >> "$PLUTO_DIR/$1/whack.log" 2>&1
 }
 
+# pluto_rekey NAMESPACE NAME IKE|CHILD. libreswan 5 calls child SAs by their name.
+pluto_rekey()
+{
+	local option
+
+	case $3 in
+	IKE)	option=--rekey-ike ;;
+	CHILD)	option=--rekey-child
+		"$PLUTO_LIBEXEC/whack" --help 2>&1 | grep -qe "$option" ||
+			option=--rekey-ipsec ;;
+	esac
+	timeout "$WAIT_TIMEOUT" "$PLUTO_LIBEXEC/whack" \
+		--ctlsocket "$PLUTO_DIR/$1/run/pluto.ctl" --name "$2" $option
+}
+
 # pluto_established NAMESPACE NAME: a child SA of that connection is up
 pluto_established()
 {
