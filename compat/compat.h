@@ -147,6 +147,18 @@ static inline int compat_ioctl_return(int value, compat_ioctl_arg_t arg)
 #define COMPAT_RECVMSG_ARGS	sk, msg, len, flags
 #endif
 
+/* 6.15: tcp_ulp_ops.get_info learns who asks; before, only administrators did */
+#ifdef COMPAT_HAVE_ULP_INFO_NET_ADMIN
+#define COMPAT_ULP_INFO_PARAMS	struct sock *sk, struct sk_buff *skb, \
+				bool net_admin
+#define COMPAT_ULP_INFO_SIZE_PARAMS	const struct sock *sk, bool net_admin
+#define COMPAT_ULP_INFO_NET_ADMIN	net_admin
+#else
+#define COMPAT_ULP_INFO_PARAMS	struct sock *sk, struct sk_buff *skb
+#define COMPAT_ULP_INFO_SIZE_PARAMS	const struct sock *sk
+#define COMPAT_ULP_INFO_NET_ADMIN	true
+#endif
+
 /* 6.15: XFRM sets an SA's offload type after init_state(), not before. Returns
  * true when init_state() may set another.
  */

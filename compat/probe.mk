@@ -12,3 +12,4 @@ ccflags-y += $(call probe,net/tcp.h,int tcp_ioctl.*int \*karg,COMPAT_HAVE_IOCTL_
 ccflags-y += $(call probe,net/tcp.h,int flags. int \*addr_len.;,COMPAT_HAVE_RECVMSG_ADDR_LEN)
 ccflags-y += $(call probe,linux/hrtimer.h,hrtimer_setup,COMPAT_HAVE_HRTIMER_SETUP)
 ccflags-y += $(call probe,net/xfrm.h,xfrm_set_type_offload,COMPAT_HAVE_SET_TYPE_OFFLOAD)
+ccflags-y += $(call probe,net/tcp.h,\*get_info_size.*net_admin,COMPAT_HAVE_ULP_INFO_NET_ADMIN)

@@ -118,17 +118,18 @@ static void input_mapping(struct xfrm_state *x, const struct espintcp_key *key)
 
 /* Decrypted: hand back to XFRM what it expects. Returns the next header. */
 static int input_finish(struct xfrm_state *x, struct sk_buff *skb,
-			const struct espintcp_key *key, int err)
+			struct espintcp_conn *conn, int err)
 {
 	int nexthdr;
 
 	if (err)
 		return err;
+	WRITE_ONCE(conn->stats.last_valid, jiffies | 1);
 	nexthdr = input_trim(x, skb);
 	if (nexthdr < 0)
 		return nexthdr;
 
-	input_mapping(x, key);
+	input_mapping(x, &conn->key);
 
 	if (x->props.mode != XFRM_MODE_TRANSPORT &&
 	    x->props.mode != XFRM_MODE_BEET) {
@@ -153,7 +154,7 @@ static void input_done(struct espintcp_request *er)
 	struct sk_buff *hold = er->hold;
 	int nexthdr;
 
-	nexthdr = input_finish(er->x, skb, &conn->key, er->err);
+	nexthdr = input_finish(er->x, skb, conn, er->err);
 	espintcp_request_put(er);
 	kfree_skb(hold);
 	xfrm_input_resume(skb, nexthdr);
@@ -187,7 +188,7 @@ int espintcp_esp_input(struct xfrm_state *x, struct sk_buff *skb)
 
 	er = espintcp_request_get(x);
 	if (!er) {
-		espintcp_count(xs_net(x), ESPINTCP_CNT_IN_NO_MEM);
+		espintcp_drop(xs_net(x), seg->conn, ESPINTCP_DROP_IN_NO_MEM);
 		return -ENOMEM;
 	}
 	er->skb = skb;
@@ -208,5 +209,5 @@ int espintcp_esp_input(struct xfrm_state *x, struct sk_buff *skb)
 		return err;
 
 	espintcp_request_put(er);
-	return input_finish(x, skb, &seg->conn->key, err);
+	return input_finish(x, skb, seg->conn, err);
 }

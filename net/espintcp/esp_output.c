@@ -115,8 +115,8 @@ static void output_done(struct espintcp_request *er)
 	espintcp_request_put(er);
 	espintcp_txq_complete_esp(conn, skb, err);
 	if (err) {
-		espintcp_count(net, ESPINTCP_CNT_OUT_CRYPTO);
-		kfree_skb(skb);
+		espintcp_drop(net, conn, ESPINTCP_DROP_OUT_CRYPTO);
+		espintcp_drop_skb(skb, ESPINTCP_DROP_OUT_CRYPTO);
 	}
 	espintcp_conn_put(conn);
 }
@@ -131,7 +131,7 @@ static int output_encrypt(struct espintcp_conn *conn, struct xfrm_state *x,
 
 	er = espintcp_request_get(x);
 	if (!er) {
-		espintcp_count(xs_net(x), ESPINTCP_CNT_OUT_NO_MEM);
+		espintcp_drop(xs_net(x), conn, ESPINTCP_DROP_OUT_NO_MEM);
 		goto out;
 	}
 	er->skb = skb;
@@ -147,7 +147,7 @@ static int output_encrypt(struct espintcp_conn *conn, struct xfrm_state *x,
 	}
 	espintcp_request_put(er);
 	if (err)
-		espintcp_count(xs_net(x), ESPINTCP_CNT_OUT_CRYPTO);
+		espintcp_drop(xs_net(x), conn, ESPINTCP_DROP_OUT_CRYPTO);
 out:
 	espintcp_txq_complete_esp(conn, skb, err);
 	return err ?: -EINPROGRESS;
@@ -163,13 +163,13 @@ static int output_on(struct espintcp_conn *conn, struct xfrm_state *x,
 
 	/* A policy that catches the connection's own segments is a loop. */
 	if (skb->sk && skb->sk == READ_ONCE(conn->sk)) {
-		espintcp_count(xs_net(x), ESPINTCP_CNT_OUT_LOOP);
+		espintcp_drop(xs_net(x), conn, ESPINTCP_DROP_OUT_LOOP);
 		return -ELOOP;
 	}
 
 	err = espintcp_frame_alloc(skb, l->len, GFP_ATOMIC);
 	if (err) {
-		espintcp_count(xs_net(x), ESPINTCP_CNT_OUT_NO_MEM);
+		espintcp_drop(xs_net(x), conn, ESPINTCP_DROP_OUT_NO_MEM);
 		return err;
 	}
 
@@ -177,9 +177,9 @@ static int output_on(struct espintcp_conn *conn, struct xfrm_state *x,
 	if (err) {
 		/* Out of sequence numbers: XFRM counts what its types refuse. */
 		if (err == NET_XMIT_DROP)
-			espintcp_count(xs_net(x), ESPINTCP_CNT_OUT_QUEUE_FULL);
+			espintcp_drop(xs_net(x), conn, ESPINTCP_DROP_OUT_QUEUE_FULL);
 		else if (err == -ENOTCONN)
-			espintcp_count(xs_net(x), ESPINTCP_CNT_OUT_NO_CONN);
+			espintcp_drop(xs_net(x), conn, ESPINTCP_DROP_OUT_NO_CONN);
 		espintcp_frame_free(skb);
 		return err;
 	}
@@ -207,7 +207,7 @@ int espintcp_esp_output(struct xfrm_state *x, struct sk_buff *skb)
 
 	output_layout(x, skb, &layout);
 	if (layout.len > ESPINTCP_MAX_RECORD) {
-		espintcp_count(xs_net(x), ESPINTCP_CNT_OUT_TOO_BIG);
+		espintcp_drop(xs_net(x), NULL, ESPINTCP_DROP_OUT_TOO_BIG);
 		return -EMSGSIZE;
 	}
 
@@ -217,7 +217,7 @@ int espintcp_esp_output(struct xfrm_state *x, struct sk_buff *skb)
 	if (conn) {
 		err = output_on(conn, x, skb, &layout);
 	} else {
-		espintcp_count(xs_net(x), ESPINTCP_CNT_OUT_NO_CONN);
+		espintcp_drop(xs_net(x), NULL, ESPINTCP_DROP_OUT_NO_CONN);
 		err = -ENOTCONN;
 	}
 	local_bh_enable();

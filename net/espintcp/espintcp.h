@@ -15,6 +15,8 @@
  *	path.c		which connection carries an SA
  *	txq.c		frames -> transmit queue -> socket
  *	stats.c		counters
+ *	drop.c		what was dropped and why
+ *	diag.c		what sock_diag tells of a connection
  *
  * Locks, outermost first. A lock may be taken while those above it are held,
  * never the other way round:
@@ -136,6 +138,7 @@ struct espintcp_rx {
  * @ike_truesize: memory in @ike_queue, octets (ike_queue.lock)
  * @txq: transmit side
  * @ike_wait: the daemon waits for room to send
+ * @stats: what happened so far
  * @batch: has the tasklet send what a process queued a moment ago
  * @tasklet: continues receiving and sending where the socket lock was not
  *	to be had, or had been held long enough
@@ -167,6 +170,8 @@ struct espintcp_conn {
 
 	struct espintcp_txq txq;
 	bool ike_wait;
+
+	struct espintcp_conn_stats stats;
 
 	struct hrtimer batch;
 	struct tasklet_struct tasklet;
@@ -305,6 +310,21 @@ __poll_t espintcp_poll(struct file *file, struct socket *sock,
 /* rx.c */
 void espintcp_rx_run(struct espintcp_conn *conn);
 void espintcp_rx_stop(struct espintcp_conn *conn);
+
+/* drop.c */
+void espintcp_drop_n(struct net *net, struct espintcp_conn *conn,
+		     enum espintcp_drop why, unsigned int n);
+void espintcp_drop_skb(struct sk_buff *skb, enum espintcp_drop why);
+
+static inline void espintcp_drop(struct net *net, struct espintcp_conn *conn,
+				 enum espintcp_drop why)
+{
+	espintcp_drop_n(net, conn, why, 1);
+}
+
+/* diag.c */
+int espintcp_diag_put(struct sock *sk, struct sk_buff *skb);
+size_t espintcp_diag_size(void);
 
 /* esp_type.c */
 int espintcp_type_init(void);

@@ -149,6 +149,10 @@ static void path_set(struct xfrm_state *x, struct espintcp_conn *conn)
 	spin_lock_bh(&x->lock);
 	old = rcu_replace_pointer(sa->path, conn, lockdep_is_held(&x->lock));
 	if (conn)
+		atomic_inc(&conn->stats.sas);
+	if (old)
+		atomic_dec(&old->stats.sas);
+	if (conn)
 		espintcp_gso_allow(x);
 	spin_unlock_bh(&x->lock);
 

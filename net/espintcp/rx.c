@@ -75,7 +75,7 @@ static struct sk_buff *rx_alloc_esp(struct espintcp_conn *conn,
 	skb = __netdev_alloc_skb(NULL, ESPINTCP_RX_HEADROOM + len,
 				 GFP_ATOMIC | __GFP_NOWARN);
 	if (!skb) {
-		espintcp_count(net, ESPINTCP_CNT_IN_NO_MEM);
+		espintcp_drop(net, conn, ESPINTCP_DROP_IN_NO_MEM);
 		return NULL;
 	}
 	skb_reserve(skb, ESPINTCP_RX_HEADROOM);
@@ -112,11 +112,12 @@ static void rx_deliver_esp(struct espintcp_conn *conn, struct sk_buff *skb,
 
 	skb->dev = dev_get_by_index_rcu(net, skb->skb_iif);
 	if (!skb->dev) {
-		espintcp_count(net, ESPINTCP_CNT_IN_NO_DEV);
-		kfree_skb(skb);
+		espintcp_drop(net, conn, ESPINTCP_DROP_IN_NO_DEV);
+		espintcp_drop_skb(skb, ESPINTCP_DROP_IN_NO_DEV);
 		return;
 	}
 	espintcp_count(net, ESPINTCP_CNT_IN_ESP);
+	espintcp_traffic_add(&conn->stats.in_esp, ESPINTCP_LEN_SIZE + skb->len);
 
 	memset(skb->cb, 0, sizeof(skb->cb));
 	espintcp_input_cb(skb)->segment = seg;
@@ -162,7 +163,7 @@ static struct sk_buff *rx_alloc_ike(struct espintcp_conn *conn,
 	struct sk_buff *skb = alloc_skb(len, GFP_ATOMIC | __GFP_NOWARN);
 
 	if (!skb) {
-		espintcp_count(conn->key.net, ESPINTCP_CNT_IN_NO_MEM);
+		espintcp_drop(conn->key.net, conn, ESPINTCP_DROP_IN_NO_MEM);
 		return NULL;
 	}
 	__skb_put(skb, len);
@@ -172,11 +173,14 @@ static struct sk_buff *rx_alloc_ike(struct espintcp_conn *conn,
 /* Consumes @skb. */
 static void rx_deliver_ike(struct espintcp_conn *conn, struct sk_buff *skb)
 {
+	unsigned int len = ESPINTCP_LEN_SIZE + skb->len;
+
 	if (espintcp_ike_enqueue(conn, skb)) {
-		espintcp_count(conn->key.net, ESPINTCP_CNT_IN_IKE_FULL);
-		kfree_skb(skb);
+		espintcp_drop(conn->key.net, conn, ESPINTCP_DROP_IN_IKE_FULL);
+		espintcp_drop_skb(skb, ESPINTCP_DROP_IN_IKE_FULL);
 		return;
 	}
+	espintcp_traffic_add(&conn->stats.in_ike, len);
 	espintcp_count(conn->key.net, ESPINTCP_CNT_IN_IKE);
 	conn->data_ready(conn->sk);
 }
@@ -209,13 +213,15 @@ static void rx_other(struct espintcp_conn *conn, enum espintcp_kind kind)
 {
 	switch (kind) {
 	case ESPINTCP_KEEPALIVE_RECORD:
+		espintcp_traffic_add(&conn->stats.in_keepalive,
+				     ESPINTCP_LEN_SIZE + 1);
 		espintcp_count(conn->key.net, ESPINTCP_CNT_IN_KEEPALIVE);
 		break;
 	case ESPINTCP_EMPTY:
 		espintcp_count(conn->key.net, ESPINTCP_CNT_IN_EMPTY);
 		break;
 	case ESPINTCP_SHORT:
-		espintcp_count(conn->key.net, ESPINTCP_CNT_IN_SHORT);
+		espintcp_drop(conn->key.net, conn, ESPINTCP_DROP_IN_SHORT);
 		break;
 	case ESPINTCP_BROKEN:
 		rx_broken(conn);
@@ -385,8 +391,9 @@ static void rx_discard(struct espintcp_conn *conn)
 
 	if (!rx_midway(rx))
 		return;
-	espintcp_count(conn->key.net, ESPINTCP_CNT_IN_TRUNCATED);
-	kfree_skb(rx->skb);
+	espintcp_drop(conn->key.net, conn, ESPINTCP_DROP_IN_TRUNCATED);
+	if (rx->skb)
+		espintcp_drop_skb(rx->skb, ESPINTCP_DROP_IN_TRUNCATED);
 	rx->skb = NULL;
 	espintcp_head_reset(&rx->head);
 }

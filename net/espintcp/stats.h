@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What happened to every record and frame, per network namespace.
+ * What happened to every record and frame, per network namespace and per
+ * connection.
  */
 #ifndef ESPINTCP_STATS_H
 #define ESPINTCP_STATS_H
 
+#include <linux/atomic.h>
+#include <linux/espintcp.h>
 #include <linux/types.h>
 
 struct net;
@@ -60,6 +63,45 @@ void espintcp_count_n(struct net *net, enum espintcp_counter id, u64 n);
 static inline void espintcp_count(struct net *net, enum espintcp_counter id)
 {
 	espintcp_count_n(net, id, 1);
+}
+
+/**
+ * struct espintcp_traffic - what passed, of one kind and in one direction
+ * @frames: records or frames
+ * @octets: of the TCP stream, length fields included
+ */
+struct espintcp_traffic {
+	u64 frames;
+	u64 octets;
+};
+
+/**
+ * struct espintcp_conn_stats - what happened on a connection
+ * @in_ike: received (socket lock)
+ * @in_esp: likewise
+ * @in_keepalive: likewise
+ * @out_ike: taken by TCP (socket lock)
+ * @out_esp: likewise
+ * @drops: by cause
+ * @last_valid: when an authentic ESP message came last, jiffies; 0: never
+ * @sas: SAs whose output goes this way
+ */
+struct espintcp_conn_stats {
+	struct espintcp_traffic in_ike;
+	struct espintcp_traffic in_esp;
+	struct espintcp_traffic in_keepalive;
+	struct espintcp_traffic out_ike;
+	struct espintcp_traffic out_esp;
+	atomic_t drops[ESPINTCP_DROP_MAX + 1];
+	unsigned long last_valid;
+	atomic_t sas;
+};
+
+static inline void espintcp_traffic_add(struct espintcp_traffic *traffic,
+					unsigned int octets)
+{
+	traffic->frames++;
+	traffic->octets += octets;
 }
 
 int espintcp_stats_init(void);

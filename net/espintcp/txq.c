@@ -101,10 +101,17 @@ void espintcp_frame_free(struct sk_buff *skb)
 	put_page(espintcp_frame(skb)->page);
 }
 
-static void frame_destroy(struct sk_buff *skb)
+/* TCP has it. */
+static void frame_sent(struct sk_buff *skb)
 {
 	espintcp_frame_free(skb);
 	consume_skb(skb);
+}
+
+static void frame_drop(struct sk_buff *skb)
+{
+	espintcp_frame_free(skb);
+	espintcp_drop_skb(skb, ESPINTCP_DROP_OUT_CLOSED);
 }
 
 /**
@@ -364,8 +371,8 @@ void espintcp_txq_complete_esp(struct espintcp_conn *conn, struct sk_buff *skb,
 	if (err) {
 		espintcp_frame_free(skb);
 	} else if (shut) {
-		espintcp_count(conn->key.net, ESPINTCP_CNT_OUT_CLOSED);
-		frame_destroy(skb);
+		espintcp_drop(conn->key.net, conn, ESPINTCP_DROP_OUT_CLOSED);
+		frame_drop(skb);
 	}
 }
 
@@ -423,6 +430,15 @@ static unsigned int txq_wire_pieces(struct espintcp_txq *txq,
 	return n;
 }
 
+static void txq_count_sent(struct espintcp_conn *conn,
+			   const struct espintcp_frame *frame)
+{
+	struct espintcp_conn_stats *stats = &conn->stats;
+
+	espintcp_traffic_add(frame->ike ? &stats->out_ike : &stats->out_esp,
+			     frame->len);
+}
+
 /* TCP has taken @octets of @wire: the frames it has whole are done. */
 static void txq_wire_advance(struct espintcp_conn *conn, unsigned int octets)
 {
@@ -449,8 +465,10 @@ static void txq_wire_advance(struct espintcp_conn *conn, unsigned int octets)
 	}
 	spin_unlock_bh(&txq->lock);
 
-	while ((skb = __skb_dequeue(&done)))
-		frame_destroy(skb);
+	while ((skb = __skb_dequeue(&done))) {
+		txq_count_sent(conn, espintcp_frame(skb));
+		frame_sent(skb);
+	}
 
 	espintcp_count_n(conn->key.net, ESPINTCP_CNT_OUT_IKE, ike);
 	espintcp_count_n(conn->key.net, ESPINTCP_CNT_OUT_ESP, esp);
@@ -605,10 +623,10 @@ void espintcp_txq_shut(struct espintcp_conn *conn)
 		txq_account(txq, skb, -1);
 	spin_unlock_bh(&txq->lock);
 
-	espintcp_count_n(conn->key.net, ESPINTCP_CNT_OUT_CLOSED,
-			 skb_queue_len(&drop));
+	espintcp_drop_n(conn->key.net, conn, ESPINTCP_DROP_OUT_CLOSED,
+			skb_queue_len(&drop));
 	while ((skb = __skb_dequeue(&drop)))
-		frame_destroy(skb);
+		frame_drop(skb);
 }
 
 /**

@@ -464,10 +464,23 @@ static void ulp_build(int family, const struct sock *sk)
 	ulp_family[family].base = base;
 }
 
+/* The name is for everyone, the rest for administrators. */
+static int ulp_get_info(COMPAT_ULP_INFO_PARAMS)
+{
+	return COMPAT_ULP_INFO_NET_ADMIN ? espintcp_diag_put(sk, skb) : 0;
+}
+
+static size_t ulp_get_info_size(COMPAT_ULP_INFO_SIZE_PARAMS)
+{
+	return espintcp_diag_size();
+}
+
 static struct tcp_ulp_ops espintcp_ulp_ops __read_mostly = {
 	.name = "espintcp",
 	.owner = THIS_MODULE,
 	.init = ulp_attach,
+	.get_info = ulp_get_info,
+	.get_info_size = ulp_get_info_size,
 };
 
 /**
