@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Why a record or a frame was dropped: one place that counts it for its
- * namespace and its connection, and tells whoever watches drops.
+ * namespace and its connection, traces it, and tells whoever watches drops.
  */
 #include "espintcp.h"
+#include "trace.h"
 
 static const struct {
 	enum espintcp_counter counter;
@@ -44,6 +45,7 @@ void espintcp_drop_n(struct net *net, struct espintcp_conn *conn,
 	/* Not all who drop hold a lock, and there are never many. */
 	if (conn)
 		atomic_add(n, &conn->stats.drops[why]);
+	trace_espintcp_drop(net, conn, why, n);
 }
 
 /**

@@ -17,6 +17,7 @@
  *	stats.c		counters
  *	drop.c		what was dropped and why
  *	diag.c		what sock_diag tells of a connection
+ *	trace.[ch]	tracepoints
  *
  * Locks, outermost first. A lock may be taken while those above it are held,
  * never the other way round:

@@ -11,6 +11,7 @@
 #include <linux/rhashtable.h>
 
 #include "espintcp.h"
+#include "trace.h"
 
 static u32 path_hash_key(const void *data, u32 len, u32 seed)
 {
@@ -152,6 +153,8 @@ static void path_set(struct xfrm_state *x, struct espintcp_conn *conn)
 		atomic_inc(&conn->stats.sas);
 	if (old)
 		atomic_dec(&old->stats.sas);
+	if (old != conn)
+		trace_espintcp_path(x, old, conn);
 	if (conn)
 		espintcp_gso_allow(x);
 	spin_unlock_bh(&x->lock);

@@ -15,6 +15,7 @@
 #include <net/tcp.h>
 
 #include "espintcp.h"
+#include "trace.h"
 
 /* Records in one go. XFRM queues decrypted packets for NAPI, at most
  * netdev_max_backlog (1000) of them; between two goes NAPI takes them away.
@@ -235,6 +236,7 @@ static void rx_record(struct espintcp_conn *conn, struct sk_buff *segment,
 		      unsigned int offset, unsigned int len,
 		      enum espintcp_kind kind)
 {
+	trace_espintcp_received(conn, kind, ESPINTCP_LEN_SIZE + len);
 	if (kind == ESPINTCP_ESP)
 		rx_esp(conn, segment, offset, len);
 	else if (kind == ESPINTCP_IKE)
@@ -293,6 +295,7 @@ static void rx_end(struct espintcp_conn *conn)
 	struct sk_buff *skb = rx->skb;
 
 	rx->skb = NULL;
+	trace_espintcp_received(conn, kind, rx->head.len);
 	espintcp_head_reset(&rx->head);
 	if (!skb)
 		return;
@@ -323,6 +326,7 @@ static unsigned int rx_part_head(struct espintcp_conn *conn,
 		rx_begin(conn, segment);
 		break;
 	default:
+		trace_espintcp_received(conn, rx->head.kind, rx->head.len);
 		rx_other(conn, rx->head.kind);
 		espintcp_head_reset(&rx->head);
 		break;

@@ -16,6 +16,7 @@
 #include <net/tcp.h>
 
 #include "espintcp.h"
+#include "trace.h"
 
 /* Octets handed to TCP in one go: what it can put into one large segment. */
 #define ESPINTCP_TX_BATCH	65536
@@ -178,6 +179,8 @@ int espintcp_txq_enqueue_ike(struct espintcp_conn *conn, struct sk_buff *skb)
 	} else {
 		__skb_queue_tail(&txq->ike, skb);
 		txq_account(txq, skb, 1);
+		trace_espintcp_queued(conn, ESPINTCP_IKE,
+				      espintcp_frame(skb)->len);
 	}
 	spin_unlock_bh(&txq->lock);
 	return err;
@@ -264,6 +267,8 @@ static int txq_append_esp(struct espintcp_conn *conn, struct sk_buff *skb)
 	} else {
 		__skb_queue_tail(&txq->esp, skb);
 		txq_account(txq, skb, 1);
+		trace_espintcp_queued(conn, ESPINTCP_ESP,
+				      espintcp_frame(skb)->len);
 	}
 	spin_unlock(&txq->lock);
 	return err;
@@ -435,6 +440,8 @@ static void txq_count_sent(struct espintcp_conn *conn,
 {
 	struct espintcp_conn_stats *stats = &conn->stats;
 
+	trace_espintcp_sent(conn, frame->ike ? ESPINTCP_IKE : ESPINTCP_ESP,
+			    frame->len);
 	espintcp_traffic_add(frame->ike ? &stats->out_ike : &stats->out_esp,
 			     frame->len);
 }

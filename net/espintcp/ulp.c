@@ -14,6 +14,7 @@
 #include <net/tcp.h>
 
 #include "espintcp.h"
+#include "trace.h"
 
 enum { ULP_V4, ULP_V6, ULP_NUM };
 
@@ -131,6 +132,7 @@ static void ulp_abort_work(struct work_struct *work)
 						  abort);
 
 	espintcp_count(conn->key.net, ESPINTCP_CNT_CONN_ABORTED);
+	trace_espintcp_abort(conn, -EBADMSG);
 	tcp_abort(conn->sk, EBADMSG);
 }
 
