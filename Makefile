@@ -22,8 +22,9 @@ BUILD_FLAGS := $(if $(KERNEL),--kernel $(KERNEL)) \
 VM_FLAGS := $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ROOT),--root $(ROOT)) \
 	    $(VMFLAGS)
 
-.PHONY: modules install uninstall clean deps tests check check-matrix demo lint \
-	checkpatch bench fuzz dist packages check-packages help
+.PHONY: modules install uninstall clean tools install-tools uninstall-tools \
+	htmldocs deps tests check check-matrix demo lint checkpatch bench fuzz \
+	dist packages check-packages help
 
 modules:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -40,6 +41,17 @@ uninstall:
 clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
 	$(if $(wildcard selftests/Makefile),$(MAKE) -C selftests clean)
+	$(if $(wildcard tools/espintcp/Makefile),$(MAKE) -C tools/espintcp clean)
+	$(RM) -r Documentation/_build
+
+tools:
+	$(MAKE) -C tools/espintcp
+
+install-tools uninstall-tools:
+	$(MAKE) -C tools/espintcp DESTDIR=$(DESTDIR) $(@:-tools=)
+
+htmldocs:
+	sphinx-build -q -n -W -b html Documentation Documentation/_build/html
 
 deps:
 	@$(VM)/deps
@@ -85,6 +97,9 @@ help:
 	@echo '  make             build espintcp.ko'
 	@echo '  make install     install it for "modprobe espintcp" (as root)'
 	@echo '  make uninstall   remove what "make install" installed'
+	@echo '  make tools       build the program espintcp, which shows connections'
+	@echo '                   (needs libmnl-dev); make install-tools, uninstall-tools'
+	@echo '  make htmldocs    the documents as HTML (needs python3-sphinx)'
 	@echo '  make clean       remove what was built'
 	@echo
 	@echo 'Trying, as root, in a VM that boots an unmodified kernel:'

@@ -5,12 +5,12 @@
 # are for.
 
 # Building the module, the tools and the test programs.
-BUILD_PACKAGES=(gcc libc6-dev make)
+BUILD_PACKAGES=(gcc libc6-dev libmnl-dev make)
 
 # What the tests call, inside the VM.
 TEST_PACKAGES=(
 	conntrack ethtool iperf3 iproute2 iputils-ping kmod libnss3-tools
-	libreswan nftables openssl perl procps socat strace tcpdump tshark
+	jq libreswan nftables openssl perl procps socat strace tcpdump tshark
 )
 
 # The kernel's checks and test headers, and the VM.

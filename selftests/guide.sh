@@ -1,0 +1,155 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# The examples of the user's guide, as they stand, with nothing changed but the
+# gateway's name: a laptop behind a NAT, and firewalls that pass more or less.
+
+cd "$(dirname "$0")" || exit 1
+# shellcheck source=lib.sh
+. ./lib.sh
+# shellcheck source=libreswan_lib.sh
+. ./libreswan_lib.sh
+
+EXAMPLES=../examples
+
+require_root
+require_tools ip nft ping certutil
+pluto_find || ktap_skip_all "no libreswan"
+require_module
+[ -d $EXAMPLES ] || ktap_skip_all "no examples"
+# A directory shared with a VM's host has no place for sockets
+TEST_LOG_DIR="" test_dir
+PLUTO_DIR=$TEST_DIR
+ktap_plan
+
+GATEWAY_IP=198.51.100.1
+GATEWAY_IN=10.2.0.1
+LAPTOP_IN=10.1.0.1
+
+# make_host NAMESPACE DEV-IN-ROUTER ADDRESS ROUTER'S-ADDRESS INNER-ADDRESS
+make_host()
+{
+	ip link add "$2" netns "$ROUTER" type veth \
+		peer name eth0 netns "$1" &&
+	setup_addresses "$ROUTER" "$2" "$4/24" &&
+	setup_addresses "$1" eth0 "$3/24" &&
+	setup_addresses "$1" lo "$5/24" &&
+	ip -n "$1" route add default via "$4"
+}
+
+make_hosts()
+{
+	setup_ns LAPTOP GATEWAY ROUTER &&
+	in_ns "$ROUTER" sysctl -qw net.ipv4.ip_forward=1 &&
+	make_host "$LAPTOP" laptop 192.0.2.7 192.0.2.254 $LAPTOP_IN &&
+	make_host "$GATEWAY" gateway $GATEWAY_IP 198.51.100.254 $GATEWAY_IN &&
+	in_ns "$ROUTER" nft -f - <<-EOF
+	table ip hotel {
+		chain nat {
+			type nat hook postrouting priority srcnat
+			oif gateway masquerade
+		}
+		chain firewall {
+			type filter hook forward priority filter
+		}
+	}
+	EOF
+}
+
+# firewall RULE...: what the hotel's drops
+firewall()
+{
+	local rule
+
+	in_ns "$ROUTER" nft flush chain ip hotel firewall || return
+	for rule; do
+		# shellcheck disable=SC2086 # words of a rule
+		in_ns "$ROUTER" nft add rule ip hotel firewall $rule || return
+	done
+}
+
+# daemon NAMESPACE EXAMPLE: started, the connection loaded
+daemon()
+{
+	local dir=$PLUTO_DIR/$1
+
+	pluto_setup "$1" || return
+	sed "s/vpn.example.com/$GATEWAY_IP/" "$EXAMPLES/$2" > "$dir/ipsec.conf"
+	cat $EXAMPLES/ipsec.secrets > "$dir/ipsec.secrets"
+	pluto_start "$1" && pluto_reload "$1" office
+}
+
+daemons()
+{
+	daemon "$GATEWAY" gateway.conf && daemon "$LAPTOP" laptop.conf ||
+		show_logs
+}
+
+change_daemon()
+{
+	pluto_stop "$1"
+	rm -rf "${PLUTO_DIR:?}/$1"
+	daemon "$1" "$2"
+}
+
+show_logs()
+{
+	local ns
+
+	for ns in "$LAPTOP" "$GATEWAY"; do
+		echo "the log of ${ns%-*}:"
+		tail -n 15 "$(pluto_log "$ns")" | cut -c -160
+	done
+	return 1
+}
+
+# office ENCAPSULATION PORT: up, traffic, and what it travels in
+office()
+{
+	whack "$LAPTOP" --name office --initiate --asynchronous
+	wait_for pluto_established "$LAPTOP" office &&
+	wait_for pluto_established "$GATEWAY" office || { show_logs; return; }
+	in_ns "$LAPTOP" ping -q -n -I $LAPTOP_IN -c 3 -i 0.1 -W 20 \
+		$GATEWAY_IN || return
+	ip -n "$LAPTOP" xfrm state | grep "encap type $1 .*port $2" && return
+	ip -n "$LAPTOP" xfrm state
+	return 1
+}
+
+over()
+{
+	whack "$LAPTOP" --name office --terminate > /dev/null
+	wait_for gone "$LAPTOP" && wait_for gone "$GATEWAY"
+}
+
+gone()
+{
+	! ip -n "$1" xfrm state | grep -q .
+}
+
+# Nothing dropped: the gateway is reached by UDP
+test_open()
+{
+	firewall && office espinudp "dport 4500" && over
+}
+
+test_udp_blocked()
+{
+	firewall "udp dport { 500, 4500 } drop" "ip protocol esp drop" &&
+	office espintcp "dport 4500" && over
+}
+
+test_web_only()
+{
+	firewall "tcp dport { 80, 443 } accept" "iif laptop drop" &&
+	in_ns "$GATEWAY" nft -f "$EXAMPLES/port-443.nft" &&
+	change_daemon "$LAPTOP" laptop-443.conf &&
+	office espintcp "dport 443" && over
+}
+
+make_hosts || ktap_skip_all "no hosts"
+check "the daemons start with the examples" daemons || ktap_finish
+check "nothing is blocked: UDP" test_open
+check "UDP and ESP are blocked: TCP port 4500" test_udp_blocked
+check "all but the Web is blocked: TCP port 443" test_web_only
+ktap_finish
