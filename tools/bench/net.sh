@@ -2,8 +2,8 @@
 # shellcheck shell=bash
 #
 # The network the benchmark's rows run on: namespaces, links, SAs and, for the
-# TCP variants, the connections.  Sourced by guest; $variant is one of direct, udp, intree,
-# ours.
+# TCP variants, the connections.  Sourced by guest; $variant is one of direct,
+# udp, intree, ours.
 #
 #   left (L, inner LI) ---- right (R, inner RI)
 #
@@ -207,6 +207,23 @@ net_expect()
 
 	read -r line <&"$daemon_out"
 	[ "$line" = "$1" ] || die "expected '$1' and got '$line'"
+}
+
+# What the hosts counted, for whoever wants to know why a figure is as it is.
+net_account()
+{
+	local ns
+
+	for ns in left right; do
+		{
+			ip netns exec $ns ss -tinm
+			tc -n $ns -s qdisc show dev wire
+			ip netns exec $ns nstat -as
+			ip netns exec $ns cat /proc/net/xfrm_stat
+			[ "$variant" != ours ] ||
+				ip netns exec $ns cat /proc/net/espintcp_stat
+		} >"$out/$ns.account"
+	done
 }
 
 # The sockets that carry ESP: net_connect [tcp_pair options]

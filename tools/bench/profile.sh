@@ -11,7 +11,7 @@ profile_start()
 		kernel.perf_cpu_time_max_percent=0 \
 		kernel.kptr_restrict=0
 	cat /proc/kallsyms >"$out/kallsyms"
-	perf record -a -g -e cpu-clock -F 19997 -o "$tmp/perf.data" \
+	perf record -a -g -e cpu-clock -F 4999 -o "$tmp/perf.data" \
 		>"$out/perf.log" 2>&1 &
 	perf_pid=$!
 }
