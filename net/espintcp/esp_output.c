@@ -74,6 +74,10 @@ static int output_build(struct xfrm_state *x, struct sk_buff *skb,
 	err = skb_copy_bits(skb, 0, p, l->payload);
 	if (err)
 		return err;
+	if (unlikely(espintcp_frame(skb)->mark)) {
+		espintcp_aqm_mark(p);
+		espintcp_count(xs_net(x), ESPINTCP_CNT_OUT_AQM_MARK);
+	}
 	p += l->payload;
 	memset(p, 0, l->tfclen);
 	p += l->tfclen;
@@ -153,6 +157,16 @@ out:
 	return err ?: -EINPROGRESS;
 }
 
+/* Lost as in a router's queue, so that its sender slows down: not an error that
+ * the rest of a large segment would be lost for.
+ */
+static int output_lose(struct espintcp_conn *conn, struct sk_buff *skb)
+{
+	espintcp_drop(conn->key.net, conn, ESPINTCP_DROP_OUT_AQM);
+	espintcp_drop_skb(skb, ESPINTCP_DROP_OUT_AQM);
+	return -EINPROGRESS;
+}
+
 static int output_on(struct espintcp_conn *conn, struct xfrm_state *x,
 		     struct sk_buff *skb, const struct esp_layout *l)
 {
@@ -181,6 +195,8 @@ static int output_on(struct espintcp_conn *conn, struct xfrm_state *x,
 		else if (err == -ENOTCONN)
 			espintcp_drop(xs_net(x), conn, ESPINTCP_DROP_OUT_NO_CONN);
 		espintcp_frame_free(skb);
+		if (err == -ENOBUFS)
+			return output_lose(conn, skb);
 		return err;
 	}
 	return output_encrypt(conn, x, skb, l, seq, nexthdr);

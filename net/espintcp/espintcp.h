@@ -14,6 +14,7 @@
  *	request.c	one AEAD operation of either
  *	path.c		which connection carries an SA
  *	txq.c		frames -> transmit queue -> socket
+ *	aqm.c		how long inner packets wait, and what is done about it
  *	stats.c		counters
  *	drop.c		what was dropped and why
  *	diag.c		what sock_diag tells of a connection
@@ -69,6 +70,33 @@ struct espintcp_key {
 };
 
 /**
+ * struct espintcp_aqm - keeps short the time inner packets wait
+ * @room: octets that may wait in the ESP queue before it is too long; written
+ *	under the socket lock, read under txq.lock
+ * @unsent_max: octets TCP is given ahead of what it has sent (socket lock)
+ * @above: it was too long when the last packet came
+ * @signalling: and has been for an interval: senders are told
+ * @since: begin of @above or @signalling, jiffies
+ * @next: time of the next signal, jiffies
+ * @count: signals given, which sets the pace
+ * @respite: signals did not help; the wait in the network is ignored until
+ * @respite_end: jiffies
+ *
+ * Under txq.lock where nothing else is said.
+ */
+struct espintcp_aqm {
+	unsigned int room;
+	unsigned int unsent_max;
+	bool above;
+	bool signalling;
+	bool respite;
+	unsigned int count;
+	unsigned long since;
+	unsigned long next;
+	unsigned long respite_end;
+};
+
+/**
  * struct espintcp_txq - frames on their way to the socket
  * @lock: guards all but @wire, @sent and @pushing
  * @ike: IKE frames, sent before @esp
@@ -76,8 +104,10 @@ struct espintcp_key {
  *	encryption still runs keep their place
  * @ike_octets: octets in @ike and, of IKE, in @wire
  * @esp_octets: octets in @esp and, of ESP, in @wire
- * @limit: bound for each of the two, octets
+ * @limit: bound for @ike_octets, octets
+ * @esp_limit: bound for @esp_octets, octets
  * @burst: when a burst of large frames began, CLOCK_MONOTONIC in ns
+ * @aqm: whether inner senders are told to slow down
  * @shut: nothing more is taken; set once, at reset, shutdown or close
  * @wire: frames handed to the socket next, in this order (socket lock)
  * @sent: octets of the first frame of @wire which TCP already has (socket lock)
@@ -90,7 +120,9 @@ struct espintcp_txq {
 	unsigned int ike_octets;
 	unsigned int esp_octets;
 	unsigned int limit;
+	unsigned int esp_limit;
 	u64 burst;
+	struct espintcp_aqm aqm;
 	bool shut;
 
 	struct sk_buff_head wire;
@@ -205,6 +237,7 @@ static inline struct espintcp_conn *espintcp_conn_of(const struct sock *sk)
  * @len: octets, length field included
  * @ready: may be sent; until then only its place is kept (txq.lock)
  * @ike: an IKE message
+ * @mark: the inner packet is to carry an ECN mark
  *
  * For ESP the skb is the inner packet: as long as its frame waits, the inner
  * sender stays charged for it and is held back as by a device queue. For IKE
@@ -216,6 +249,7 @@ struct espintcp_frame {
 	u32 len;
 	bool ready;
 	bool ike;
+	bool mark;
 };
 
 static inline struct espintcp_frame *espintcp_frame(struct sk_buff *skb)
@@ -363,5 +397,14 @@ void espintcp_txq_flush(struct espintcp_conn *conn);
 void espintcp_txq_shut(struct espintcp_conn *conn);
 unsigned int espintcp_txq_octets(struct espintcp_conn *conn);
 void espintcp_txq_exit(void);
+
+/* aqm.c */
+void espintcp_aqm_update(struct espintcp_conn *conn);
+unsigned int espintcp_aqm_limit(struct espintcp_conn *conn);
+bool espintcp_aqm_signal(struct espintcp_aqm *aqm, unsigned int len,
+			 unsigned int waiting);
+bool espintcp_aqm_markable(const struct xfrm_state *x,
+			   const struct sk_buff *skb);
+void espintcp_aqm_mark(u8 *packet);
 
 #endif

@@ -29,6 +29,8 @@ struct net;
 	X(OUT_IKE,		"EspTcpOutIke")			\
 	X(OUT_ESP,		"EspTcpOutEsp")			\
 	X(OUT_QUEUE_FULL,	"EspTcpOutQueueFull")		\
+	X(OUT_AQM_MARK,		"EspTcpOutAqmMark")		\
+	X(OUT_AQM,		"EspTcpOutAqmDrop")		\
 	X(OUT_NO_CONN,		"EspTcpOutNoConn")		\
 	X(OUT_CLOSED,		"EspTcpOutClosed")		\
 	X(OUT_TOO_BIG,		"EspTcpOutTooBig")		\

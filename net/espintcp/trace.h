@@ -79,6 +79,7 @@ TRACE_DEFINE_ENUM(ESPINTCP_DROP_OUT_TOO_BIG);
 TRACE_DEFINE_ENUM(ESPINTCP_DROP_OUT_LOOP);
 TRACE_DEFINE_ENUM(ESPINTCP_DROP_OUT_NO_MEM);
 TRACE_DEFINE_ENUM(ESPINTCP_DROP_OUT_CRYPTO);
+TRACE_DEFINE_ENUM(ESPINTCP_DROP_OUT_AQM);
 
 #define espintcp_show_drop(why)					\
 	__print_symbolic(why,					\
@@ -93,7 +94,8 @@ TRACE_DEFINE_ENUM(ESPINTCP_DROP_OUT_CRYPTO);
 			 { ESPINTCP_DROP_OUT_TOO_BIG, "out_too_big" }, \
 			 { ESPINTCP_DROP_OUT_LOOP, "out_loop" }, \
 			 { ESPINTCP_DROP_OUT_NO_MEM, "out_no_mem" }, \
-			 { ESPINTCP_DROP_OUT_CRYPTO, "out_crypto" })
+			 { ESPINTCP_DROP_OUT_CRYPTO, "out_crypto" }, \
+			 { ESPINTCP_DROP_OUT_AQM, "out_aqm" })
 
 /* @len: octets of the stream, length field included */
 DECLARE_EVENT_CLASS(espintcp_record,

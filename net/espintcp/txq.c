@@ -22,8 +22,6 @@
 #define ESPINTCP_TX_BATCH	65536
 /* Discontiguous pieces of memory in such a batch. */
 #define ESPINTCP_TX_PIECES	48
-/* Enough not yet sent in TCP's queue to keep it busy until the next ACK. */
-#define ESPINTCP_TX_UNSENT	(2 * ESPINTCP_TX_BATCH)
 /* A small SO_SNDBUF must still hold the largest frame of each kind. */
 #define ESPINTCP_TX_LIMIT_MIN	(2 * ESPINTCP_MAX_RECORD)
 /* How long a large frame waits for others behind it, ns. */
@@ -126,6 +124,8 @@ void espintcp_txq_init(struct espintcp_txq *txq)
 	__skb_queue_head_init(&txq->esp);
 	__skb_queue_head_init(&txq->wire);
 	txq->limit = ESPINTCP_TX_LIMIT_MIN;
+	txq->esp_limit = ESPINTCP_TX_LIMIT_MIN;
+	txq->aqm.room = ESPINTCP_TX_LIMIT_MIN;
 }
 
 /* Accounts for a frame that joins (@sign 1) or leaves (-1) the queue. */
@@ -254,7 +254,19 @@ static int sa_order(struct xfrm_state *x, u64 *seq)
 	return 0;
 }
 
-static int txq_append_esp(struct espintcp_conn *conn, struct sk_buff *skb)
+/* Has a packet's sender told to slow down if that is due. */
+static bool txq_signal(struct espintcp_txq *txq, const struct xfrm_state *x,
+		       struct sk_buff *skb)
+	__must_hold(&txq->lock)
+{
+	if (likely(!espintcp_aqm_signal(&txq->aqm, skb->len, txq->esp_octets)))
+		return true;
+	espintcp_frame(skb)->mark = espintcp_aqm_markable(x, skb);
+	return espintcp_frame(skb)->mark;
+}
+
+static int txq_append_esp(struct espintcp_conn *conn, struct xfrm_state *x,
+			  struct sk_buff *skb)
 {
 	struct espintcp_txq *txq = &conn->txq;
 	int err = 0;
@@ -262,8 +274,10 @@ static int txq_append_esp(struct espintcp_conn *conn, struct sk_buff *skb)
 	spin_lock(&txq->lock);
 	if (txq->shut) {
 		err = -ENOTCONN;
-	} else if (txq->esp_octets >= READ_ONCE(txq->limit)) {
+	} else if (txq->esp_octets >= READ_ONCE(txq->esp_limit)) {
 		err = NET_XMIT_DROP;
+	} else if (!txq_signal(txq, x, skb)) {
+		err = -ENOBUFS;
 	} else {
 		__skb_queue_tail(&txq->esp, skb);
 		txq_account(txq, skb, 1);
@@ -284,7 +298,8 @@ static int txq_append_esp(struct espintcp_conn *conn, struct sk_buff *skb)
  *
  * Context: process or softirq, under RCU; takes the SA's lock.
  * Return: 0; %NET_XMIT_DROP when the queue is full, which tells a local
- *	sender of congestion; -ENOTCONN when nothing is sent any more;
+ *	sender of congestion; -ENOBUFS when the packet is to be lost for the
+ *	sender to slow down; -ENOTCONN when nothing is sent any more;
  *	-EOVERFLOW when the SA has no sequence numbers left.
  */
 int espintcp_txq_reserve_esp(struct espintcp_conn *conn, struct xfrm_state *x,
@@ -295,7 +310,7 @@ int espintcp_txq_reserve_esp(struct espintcp_conn *conn, struct xfrm_state *x,
 	spin_lock_bh(&x->lock);
 	err = sa_order(x, seq);
 	if (!err)
-		err = txq_append_esp(conn, skb);
+		err = txq_append_esp(conn, x, skb);
 	spin_unlock_bh(&x->lock);
 	return err;
 }
@@ -382,7 +397,7 @@ void espintcp_txq_complete_esp(struct espintcp_conn *conn, struct sk_buff *skb,
 }
 
 /* Moves the next frames from the queues to @wire, IKE first. */
-static void txq_fill_wire(struct espintcp_txq *txq)
+static void txq_fill_wire(struct espintcp_txq *txq, unsigned int max)
 {
 	unsigned int octets = 0;
 	struct sk_buff *skb;
@@ -391,7 +406,7 @@ static void txq_fill_wire(struct espintcp_txq *txq)
 		octets += espintcp_frame(skb)->len;
 
 	spin_lock_bh(&txq->lock);
-	while (octets < ESPINTCP_TX_BATCH) {
+	while (octets < max) {
 		skb = __skb_dequeue(&txq->ike);
 		if (!skb) {
 			skb = skb_peek(&txq->esp);
@@ -489,15 +504,22 @@ static bool tcp_can_send(const struct sock *sk)
 	       (1 << sk->sk_state) & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT);
 }
 
-static bool tcp_has_room(const struct sock *sk)
+/* Octets TCP is to be given now: the backlog stays here. */
+static unsigned int txq_tcp_room(struct espintcp_conn *conn)
 {
-	const struct tcp_sock *tp = tcp_sk(sk);
+	const struct tcp_sock *tp = tcp_sk(conn->sk);
+	unsigned int unsent = tp->write_seq - tp->snd_nxt;
 
-	return tp->write_seq - tp->snd_nxt < ESPINTCP_TX_UNSENT;
+	if (unsent >= conn->txq.aqm.unsent_max)
+		return 0;
+	return min_t(unsigned int, conn->txq.aqm.unsent_max - unsent,
+		     ESPINTCP_TX_BATCH);
 }
 
-/* Hands one batch to TCP. Returns octets taken, 0 with nothing to send. */
-static int txq_send_batch(struct espintcp_conn *conn)
+/* Hands a batch of @max octets and no more than a frame to TCP. Returns octets
+ * taken, 0 with nothing to send.
+ */
+static int txq_send_batch(struct espintcp_conn *conn, unsigned int max)
 {
 	struct bio_vec bvec[ESPINTCP_TX_PIECES];
 	struct espintcp_txq *txq = &conn->txq;
@@ -505,7 +527,7 @@ static int txq_send_batch(struct espintcp_conn *conn)
 	size_t octets;
 	bool more;
 
-	txq_fill_wire(txq);
+	txq_fill_wire(txq, max);
 	if (skb_queue_empty(&txq->wire))
 		return 0;
 
@@ -540,19 +562,25 @@ static void txq_push(struct espintcp_conn *conn, bool flush)
 	if (txq->pushing)
 		return;
 	txq->pushing = true;
+	espintcp_aqm_update(conn);
 	WRITE_ONCE(txq->limit, max_t(unsigned int, READ_ONCE(sk->sk_sndbuf),
 				     ESPINTCP_TX_LIMIT_MIN));
+	WRITE_ONCE(txq->esp_limit, max_t(unsigned int, espintcp_aqm_limit(conn),
+					 ESPINTCP_TX_LIMIT_MIN));
 
 	for (;;) {
+		unsigned int room = flush ? ESPINTCP_TX_BATCH :
+					    txq_tcp_room(conn);
+
 		if (!tcp_can_send(sk)) {
 			espintcp_txq_shut(conn);
 			break;
 		}
-		if (!flush && !tcp_has_room(sk)) {
+		if (!room) {
 			txq_wait_for_tcp(conn);
 			break;
 		}
-		n = txq_send_batch(conn);
+		n = txq_send_batch(conn, room);
 		if (!n)
 			break;
 		if (n < 0) {

@@ -102,6 +102,8 @@ enum espintcp_state {
  * @ESPINTCP_DROP_OUT_LOOP: a segment of the connection that would carry it
  * @ESPINTCP_DROP_OUT_NO_MEM: no memory
  * @ESPINTCP_DROP_OUT_CRYPTO: encryption failed
+ * @ESPINTCP_DROP_OUT_AQM: packets wait too long, and this one's sender is to
+ *	slow down
  */
 enum espintcp_drop {
 	ESPINTCP_DROP_UNSPEC,
@@ -117,6 +119,7 @@ enum espintcp_drop {
 	ESPINTCP_DROP_OUT_LOOP,
 	ESPINTCP_DROP_OUT_NO_MEM,
 	ESPINTCP_DROP_OUT_CRYPTO,
+	ESPINTCP_DROP_OUT_AQM,
 	__ESPINTCP_DROP_MAX,
 };
 

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * How long inner packets wait, and what is done about it.
+ *
+ * Two queues make an inner packet wait: ours with TCP's unsent octets, and the
+ * one the outer connection builds up in the network, which it fills until
+ * something is lost. Whoever sends through the tunnel sees neither losses nor
+ * marks: TCP repairs the first and carries the second no further. So that the
+ * inner senders do not fill both queues, they get their signals here, in the
+ * manner of CoDel (RFC 8289): when the wait was too long for an interval, one
+ * packet is marked or, where it cannot be, dropped; then more of them, sooner
+ * and sooner, until the wait is short again.
+ *
+ * The wait in the network is how much longer a round trip takes than the
+ * shortest one did. If no signals help, the queue is someone else's: for a
+ * while only our own counts, or a stranger would take all of the path.
+ */
+#include <linux/jiffies.h>
+#include <linux/math64.h>
+#include <net/inet_ecn.h>
+#include <net/tcp.h>
+
+#include "espintcp.h"
+
+/* A wait that is too long, us, and for how long it may be, jiffies. */
+#define ESPINTCP_AQM_TARGET	(5 * USEC_PER_MSEC)
+#define ESPINTCP_AQM_INTERVAL	(HZ / 10)
+/* When signals that do not help end, and for how long, jiffies. */
+#define ESPINTCP_AQM_PATIENCE	(3 * HZ)
+#define ESPINTCP_AQM_RESPITE	(30 * HZ)
+/* Smaller packets, ACKs and the like, are left alone, octets. */
+#define ESPINTCP_AQM_SMALL	256
+/* A wait for fewer octets than this is none. */
+#define ESPINTCP_AQM_ROOM_MIN	4096
+/* With fewer segments in flight a long round trip tells of a late ACK. */
+#define ESPINTCP_AQM_FLIGHT_MIN	10
+
+/* What TCP should have unsent to be busy until the next ACK, us and octets. */
+#define ESPINTCP_AQM_UNSENT	(2 * USEC_PER_MSEC)
+#define ESPINTCP_AQM_UNSENT_MIN	16384
+#define ESPINTCP_AQM_UNSENT_MAX	131072
+/* The most that waits in our queue, us. */
+#define ESPINTCP_AQM_LIMIT	(100 * USEC_PER_MSEC)
+
+/* Octets that TCP sends in @us. */
+static u64 aqm_octets(const struct tcp_sock *tp, u32 us)
+{
+	u32 srtt = max(tp->srtt_us >> 3, 1U);
+
+	return div_u64((u64)tcp_snd_cwnd(tp) * tp->mss_cache * us, srtt);
+}
+
+static bool aqm_has_respite(struct espintcp_aqm *aqm)
+{
+	if (aqm->respite && time_after(jiffies, aqm->respite_end))
+		WRITE_ONCE(aqm->respite, false);
+	return aqm->respite;
+}
+
+/* The wait in the network, us. */
+static u32 aqm_path_wait(struct espintcp_aqm *aqm, const struct tcp_sock *tp)
+{
+	u32 rtt = tp->rack.rtt_us, min_rtt = tcp_min_rtt(tp);
+
+	if (rtt <= min_rtt || aqm_has_respite(aqm) ||
+	    tcp_packets_in_flight(tp) < ESPINTCP_AQM_FLIGHT_MIN)
+		return 0;
+	return rtt - min_rtt;
+}
+
+/**
+ * espintcp_aqm_update - see how fast TCP sends
+ * @conn: the connection
+ *
+ * Context: process or softirq, socket lock held.
+ */
+void espintcp_aqm_update(struct espintcp_conn *conn)
+{
+	const struct tcp_sock *tp = tcp_sk(conn->sk);
+	struct espintcp_aqm *aqm = &conn->txq.aqm;
+	u32 wait = aqm_path_wait(aqm, tp);
+	u64 room = 0;
+
+	if (wait < ESPINTCP_AQM_TARGET)
+		room = max_t(u64, aqm_octets(tp, ESPINTCP_AQM_TARGET - wait),
+			     ESPINTCP_AQM_ROOM_MIN);
+	WRITE_ONCE(aqm->room, min_t(u64, room, INT_MAX));
+	aqm->unsent_max = clamp_t(u64, aqm_octets(tp, ESPINTCP_AQM_UNSENT),
+				  ESPINTCP_AQM_UNSENT_MIN,
+				  ESPINTCP_AQM_UNSENT_MAX);
+}
+
+/**
+ * espintcp_aqm_limit - what the ESP queue may hold
+ * @conn: the connection
+ *
+ * Context: process or softirq, socket lock held.
+ * Return: octets.
+ */
+unsigned int espintcp_aqm_limit(struct espintcp_conn *conn)
+{
+	return min_t(u64, aqm_octets(tcp_sk(conn->sk), ESPINTCP_AQM_LIMIT),
+		     READ_ONCE(conn->sk->sk_sndbuf));
+}
+
+/* The next signal comes sooner the more there were: RFC 8289 section 3.3 */
+static unsigned long aqm_pause(unsigned int count)
+{
+	return ESPINTCP_AQM_INTERVAL * 16 / int_sqrt(256UL * count);
+}
+
+static void aqm_begin(struct espintcp_aqm *aqm)
+{
+	/* Soon after the last time: go on where that ended. */
+	if (aqm->count > 2 && time_before(jiffies, aqm->next + 8 *
+					  ESPINTCP_AQM_INTERVAL))
+		aqm->count -= 2;
+	else
+		aqm->count = 1;
+	aqm->signalling = true;
+	aqm->since = jiffies;
+	aqm->next = jiffies + aqm_pause(aqm->count);
+}
+
+static void aqm_give_up(struct espintcp_aqm *aqm)
+{
+	aqm->signalling = false;
+	aqm->above = false;
+	aqm->respite_end = jiffies + ESPINTCP_AQM_RESPITE;
+	WRITE_ONCE(aqm->respite, true);
+}
+
+/**
+ * espintcp_aqm_signal - should the sender of this packet be told to slow down?
+ * @aqm: the connection's
+ * @len: of the packet, octets
+ * @waiting: octets in the queue
+ *
+ * Context: softirq or BH disabled, espintcp_txq.lock held.
+ * Return: true to mark or drop the packet.
+ */
+bool espintcp_aqm_signal(struct espintcp_aqm *aqm, unsigned int len,
+			 unsigned int waiting)
+{
+	/* No room at all when the wait in the network alone is too long. */
+	if (likely(waiting < READ_ONCE(aqm->room))) {
+		aqm->above = false;
+		aqm->signalling = false;
+		return false;
+	}
+	if (!aqm->above) {
+		aqm->above = true;
+		aqm->since = jiffies;
+		return false;
+	}
+	if (len < ESPINTCP_AQM_SMALL)
+		return false;
+
+	if (!aqm->signalling) {
+		if (time_before(jiffies, aqm->since + ESPINTCP_AQM_INTERVAL))
+			return false;
+		aqm_begin(aqm);
+		return true;
+	}
+	if (time_before(jiffies, aqm->next))
+		return false;
+	if (!aqm->respite &&
+	    time_after(jiffies, aqm->since + ESPINTCP_AQM_PATIENCE)) {
+		aqm_give_up(aqm);
+		return false;
+	}
+	aqm->count++;
+	aqm->next += aqm_pause(aqm->count);
+	return true;
+}
+
+/**
+ * espintcp_aqm_markable - can a packet be marked with ECN?
+ * @x: the SA
+ * @skb: the packet, as XFRM hands it to the ESP type
+ *
+ * In transport mode the IP header is the outer connection's.
+ *
+ * Context: any.
+ */
+bool espintcp_aqm_markable(const struct xfrm_state *x,
+			   const struct sk_buff *skb)
+{
+	const void *packet = skb->data;
+
+	if (x->props.mode != XFRM_MODE_TUNNEL)
+		return false;
+
+	switch (*skb_mac_header(skb)) {
+	case IPPROTO_IPIP:
+		return skb_headlen(skb) >= sizeof(struct iphdr) &&
+		       !INET_ECN_is_not_ect(ipv4_get_dsfield(packet));
+	case IPPROTO_IPV6:
+		return skb_headlen(skb) >= sizeof(struct ipv6hdr) &&
+		       !INET_ECN_is_not_ect(ipv6_get_dsfield(packet));
+	}
+	return false;
+}
+
+/**
+ * espintcp_aqm_mark - mark a packet: congestion experienced
+ * @packet: its IP header, in the frame: the packet's own memory may be shared
+ *
+ * Context: any.
+ */
+void espintcp_aqm_mark(u8 *packet)
+{
+	struct iphdr iph;
+
+	if (*packet >> 4 == 6) {
+		/* The last two bits of the traffic class. */
+		packet[1] |= INET_ECN_CE << 4;
+		return;
+	}
+	memcpy(&iph, packet, sizeof(iph));
+	IP_ECN_set_ce(&iph);
+	memcpy(packet, &iph, sizeof(iph));
+}
