@@ -13,6 +13,7 @@
 #include <linux/crypto.h>
 #include <linux/module.h>
 #include <linux/uio.h>
+#include <net/net_namespace.h>
 #include <net/sock.h>
 #include <net/tcp.h>
 #include <net/xfrm.h>
@@ -145,6 +146,18 @@ static inline int compat_ioctl_return(int value, compat_ioctl_arg_t arg)
 #define COMPAT_RECVMSG_PARAMS	struct sock *sk, struct msghdr *msg, \
 				size_t len, int flags
 #define COMPAT_RECVMSG_ARGS	sk, msg, len, flags
+#endif
+
+/* 6.6: tables of sysctls are registered with their length */
+#ifdef COMPAT_HAVE_NET_SYSCTL_SZ
+#define compat_register_net_sysctl register_net_sysctl_sz
+#else
+static inline struct ctl_table_header *
+compat_register_net_sysctl(struct net *net, const char *path,
+			   struct ctl_table *table, size_t n)
+{
+	return register_net_sysctl(net, path, table);
+}
 #endif
 
 /* 6.15: tcp_ulp_ops.get_info learns who asks; before, only administrators did */

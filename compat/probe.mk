@@ -13,3 +13,4 @@ ccflags-y += $(call probe,net/tcp.h,int flags. int \*addr_len.;,COMPAT_HAVE_RECV
 ccflags-y += $(call probe,linux/hrtimer.h,hrtimer_setup,COMPAT_HAVE_HRTIMER_SETUP)
 ccflags-y += $(call probe,net/xfrm.h,xfrm_set_type_offload,COMPAT_HAVE_SET_TYPE_OFFLOAD)
 ccflags-y += $(call probe,net/tcp.h,\*get_info_size.*net_admin,COMPAT_HAVE_ULP_INFO_NET_ADMIN)
+ccflags-y += $(call probe,net/net_namespace.h,register_net_sysctl_sz,COMPAT_HAVE_NET_SYSCTL_SZ)

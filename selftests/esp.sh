@@ -168,24 +168,27 @@ replace_out()
 		ip -n "$NS_A" -batch -
 }
 
+# refused COUNTERS ALGORITHM [SPI]: one packet moves these in B
 refused()
 {
-	local counter=$1
+	local counters=$1
 
 	shift
 	new_sas tunnel "$GCM" && replace_out "$@" && save_counters || return
-	ping_lost "$IN_A" "$IN_B" 2 || return
-	wait_for frames_agree
-	expect_moved A "EspTcpOutEsp +2" &&
-	expect_moved B "EspTcpInEsp +2 $counter +2"
+	ping_lost "$IN_A" "$IN_B" 1 || return
+	wait_for moved_are B "EspTcpInEsp +1 $counters"
+	expect_moved A "EspTcpOutEsp +1" &&
+	expect_moved B "EspTcpInEsp +1 $counters"
 }
 
 test_refused()
 {
 	tunnel_up || { ktap_fail "a connection"; return; }
-	check "another key: XfrmInStateProtoError" refused XfrmInStateProtoError \
+	check "another SPI: XfrmInNoStates" refused \
+		"EspTcpInUnknownSpi +1 XfrmInNoStates +1" "$GCM" 0x9999
+	check "another key: XfrmInStateProtoError, and a reset" refused \
+		"EspTcpInBadAuth +1 EspTcpConnAborted +1 XfrmInStateProtoError +1" \
 		"aead rfc4106(gcm(aes)) 0x$(printf '%040d' 1) 128"
-	check "another SPI: XfrmInNoStates" refused XfrmInNoStates "$GCM" 0x9999
 	tunnel_down
 }
 

@@ -382,6 +382,13 @@ moved()
 	done
 }
 
+# moved_are A|B EXPECTED: for wait_for
+moved_are()
+{
+	moved "$1"
+	[ "$MOVED" = "$2" ]
+}
+
 # frames_agree: all ESP frames that left have come. True again only if none was
 # lost since the namespaces are there.
 frames_agree()

@@ -88,32 +88,20 @@ static int input_trim(struct xfrm_state *x, struct sk_buff *skb)
 	return nexthdr;
 }
 
-static bool mapping_is(const struct espintcp_key *key,
-		       const xfrm_address_t *addr, __be16 port)
+static u64 input_seq(const struct sk_buff *skb)
 {
-	return key->dport == port &&
-	       xfrm_addr_equal(&key->daddr, addr, key->family);
+	const struct xfrm_skb_cb *cb = XFRM_SKB_CB(skb);
+
+	return (u64)ntohl(cb->seq.input.hi) << 32 | ntohl(cb->seq.input.low);
 }
 
-/* An authentic packet from elsewhere: tell the daemon, once per change. */
-static void input_mapping(struct xfrm_state *x, const struct espintcp_key *key)
+/* What came for an SA and is not its peer's: the stream has lost its way, or
+ * is someone else's (RFC 9329 section 6.1).
+ */
+static void input_bad_auth(struct xfrm_state *x, struct espintcp_conn *conn)
 {
-	struct espintcp_sa *sa = espintcp_sa(x);
-	xfrm_address_t addr = key->daddr;
-	bool tell;
-
-	if (likely(mapping_is(key, &x->props.saddr,
-			      READ_ONCE(x->encap->encap_sport))))
-		return;
-
-	spin_lock_bh(&x->lock);
-	tell = !mapping_is(key, &sa->mapped_addr, sa->mapped_port);
-	sa->mapped_addr = addr;
-	sa->mapped_port = key->dport;
-	spin_unlock_bh(&x->lock);
-
-	if (tell)
-		km_new_mapping(x, &addr, key->dport);
+	espintcp_count(xs_net(x), ESPINTCP_CNT_IN_BAD_AUTH);
+	espintcp_conn_abort(conn, EKEYREJECTED);
 }
 
 /* Decrypted: hand back to XFRM what it expects. Returns the next header. */
@@ -122,14 +110,16 @@ static int input_finish(struct xfrm_state *x, struct sk_buff *skb,
 {
 	int nexthdr;
 
+	if (err == -EBADMSG)
+		input_bad_auth(x, conn);
 	if (err)
 		return err;
 	WRITE_ONCE(conn->stats.last_valid, jiffies | 1);
+	espintcp_path_heard(x, conn, input_seq(skb));
+
 	nexthdr = input_trim(x, skb);
 	if (nexthdr < 0)
 		return nexthdr;
-
-	input_mapping(x, &conn->key);
 
 	if (x->props.mode != XFRM_MODE_TRANSPORT &&
 	    x->props.mode != XFRM_MODE_BEET) {
@@ -154,7 +144,9 @@ static void input_done(struct espintcp_request *er)
 	struct sk_buff *hold = er->hold;
 	int nexthdr;
 
+	rcu_read_lock();
 	nexthdr = input_finish(er->x, skb, conn, er->err);
+	rcu_read_unlock();
 	espintcp_request_put(er);
 	kfree_skb(hold);
 	xfrm_input_resume(skb, nexthdr);
@@ -182,9 +174,12 @@ int espintcp_esp_input(struct xfrm_state *x, struct sk_buff *skb)
 	unsigned int assoclen;
 	int err;
 
+	seg->known = true;
 	if (skb->len < sizeof(*esph) + crypto_aead_ivsize(aead) + 2 +
-		       crypto_aead_authsize(aead))
+		       crypto_aead_authsize(aead)) {
+		input_bad_auth(x, seg->conn);
 		return -EINVAL;
+	}
 
 	er = espintcp_request_get(x);
 	if (!er) {

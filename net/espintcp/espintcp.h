@@ -13,9 +13,11 @@
  *	esp_gso.c	large segments from inner connections
  *	request.c	one AEAD operation of either
  *	path.c		which connection carries an SA
+ *	lookup.c	connections by addresses and ports
  *	txq.c		frames -> transmit queue -> socket
  *	aqm.c		how long inner packets wait, and what is done about it
  *	stats.c		counters
+ *	sysctl.c	settings
  *	drop.c		what was dropped and why
  *	diag.c		what sock_diag tells of a connection
  *	trace.[ch]	tracepoints
@@ -26,12 +28,13 @@
  *	socket lock (lock_sock(), or its spinlock in softirq while no process
  *	owns the socket)
  *			rx state, txq.wire, sending on the socket
- *	xfrm_state.lock	sequence numbers of an SA, espintcp_sa.path (writers)
+ *	xfrm_state.lock	sequence numbers of an SA
+ *	path_lock	which SAs share a path, and where it leads
  *	espintcp_txq.lock
  *			the queues and byte counts of a connection
  *	ike_queue.lock	messages waiting for the daemon
  *
- * The output of an SA takes only the last three: it may run under the socket
+ * The output of an SA takes only the last four: it may run under the socket
  * lock of the inner connection, and must not wait for the outer one.
  */
 #ifndef ESPINTCP_H
@@ -135,7 +138,9 @@ struct espintcp_txq {
  * @head: first octets of a record that does not lie whole in one segment
  * @skb: the record being put together, NULL when its octets are thrown away
  * @left: octets of it still to come
- * @stopped: the stream is broken or the socket closes; nothing more is read
+ * @unknown: messages since the last one of IKE or of a known SA
+ * @stopped: the stream is broken or the socket closes; nothing more is read.
+ *	Also set without the socket lock.
  * @more: the budget ran out, data is left in the socket's receive queue
  * @eof: the peer has finished and its last record was taken; read lockless
  * @spare: stands in for a segment whose pages asynchronous crypto still reads
@@ -146,6 +151,7 @@ struct espintcp_rx {
 	struct espintcp_head head;
 	struct sk_buff *skb;
 	unsigned int left;
+	unsigned int unknown;
 	bool stopped;
 	bool more;
 	bool eof;
@@ -157,11 +163,15 @@ struct espintcp_rx {
  * @sk: the socket. Set while attached; the ULP lives no longer than the file,
  *	so the socket is there as long as @detached is false
  * @key: fixed at attach
- * @node: in the table of path.c
- * @refcnt: held by the socket until detach, by every SA which caches this as
- *	its path, and by every frame whose encryption went asynchronous
+ * @node: in the table of lookup.c
+ * @peer_node: in its table of newest connections, if @newest
+ * @newest: no later one was opened to the same peer
+ * @accepted: the peer opened it; fixed at attach
+ * @refcnt: held by the socket until detach, by every path that leads here, and
+ *	by every frame whose encryption went asynchronous
  * @rcu: readers find a connection without a reference
- * @detached: the socket is gone for this module (socket lock)
+ * @detached: the socket is gone for this module (socket lock; set under
+ *	txq.lock as well)
  * @deferred: the tasklet found the socket owned by a process, which runs the
  *	tasklet's work when it lets go (socket spinlock)
  * @rx: receive side
@@ -176,6 +186,7 @@ struct espintcp_rx {
  * @tasklet: continues receiving and sending where the socket lock was not
  *	to be had, or had been held long enough
  * @abort: resets the connection, where sleeping is allowed
+ * @abort_err: errno the daemon then sees, 0 before (txq.lock)
  * @retry: sends again after memory ran out with nothing in flight
  * @prot: the socket's own, restored at detach
  * @ops: likewise
@@ -187,6 +198,9 @@ struct espintcp_conn {
 	struct sock *sk;
 	struct espintcp_key key;
 	struct rhlist_head node;
+	struct rhash_head peer_node;
+	bool newest;
+	bool accepted;
 	refcount_t refcnt;
 	struct rcu_head rcu;
 	bool detached;
@@ -209,6 +223,7 @@ struct espintcp_conn {
 	struct hrtimer batch;
 	struct tasklet_struct tasklet;
 	struct work_struct abort;
+	int abort_err;
 	struct delayed_work retry;
 
 	struct proto *prot;
@@ -228,6 +243,17 @@ struct espintcp_conn {
 static inline struct espintcp_conn *espintcp_conn_of(const struct sock *sk)
 {
 	return (__force struct espintcp_conn *)inet_csk(sk)->icsk_ulp_data;
+}
+
+/**
+ * espintcp_conn_usable - can frames be sent on a connection?
+ * @conn: the connection
+ *
+ * Context: any.
+ */
+static inline bool espintcp_conn_usable(const struct espintcp_conn *conn)
+{
+	return !READ_ONCE(conn->txq.shut);
 }
 
 /**
@@ -266,23 +292,42 @@ static inline u8 *espintcp_frame_data(struct sk_buff *skb)
 }
 
 /**
+ * enum espintcp_dir - a direction that an SA carries packets in
+ * @ESPINTCP_IN: towards us
+ * @ESPINTCP_OUT: towards the peer
+ * @ESPINTCP_DIRS: one SA can have both, between two sockets of one host
+ */
+enum espintcp_dir {
+	ESPINTCP_IN,
+	ESPINTCP_OUT,
+	ESPINTCP_DIRS,
+};
+
+/**
  * struct espintcp_sa - what the module keeps for an SA
- * @path: the connection that carried it last, with a reference
- *	(RCU; written under xfrm_state.lock)
+ * @path: which connection carries it, in each direction it was used in
+ *	(RCU; replaced by xchg())
  * @oseq: highest sequence number a frame was given (xfrm_state.lock)
+ * @iseq: highest sequence number that was authentic
  * @request: a crypto request kept for the next packet, or NULL
  * @mapped_addr: peer address last reported with XFRM_MSG_MAPPING
+ *	(xfrm_state.lock, as is all that follows)
  * @mapped_port: and port
+ * @untold: a change has not been reported yet; read lockless
+ * @mapped_at: when that was, jiffies
  *
  * Lives in the page fragment of the state (xfrm_state.xfrag), which the stock
  * ESP type uses for output and which the kernel gives back with the state.
  */
 struct espintcp_sa {
-	struct espintcp_conn __rcu *path;
+	struct espintcp_path __rcu *path[ESPINTCP_DIRS];
 	u64 oseq;
+	u64 iseq;
 	struct espintcp_request *request;
 	xfrm_address_t mapped_addr;
 	__be16 mapped_port;
+	bool untold;
+	unsigned long mapped_at;
 };
 
 static inline struct espintcp_sa *espintcp_sa(const struct xfrm_state *x)
@@ -291,12 +336,26 @@ static inline struct espintcp_sa *espintcp_sa(const struct xfrm_state *x)
 }
 
 /**
+ * struct espintcp_settings - what an administrator sets, per network namespace
+ * @follow: SAs follow the peer to the connection it speaks on
+ * @unknown_limit: messages in a row that are neither IKE nor of a known SA
+ *	before a connection is reset; 0 to never do so
+ *
+ * Written by sysctl at any time. Documentation/mobility.rst has more.
+ */
+struct espintcp_settings {
+	u8 follow;
+	unsigned int unknown_limit;
+};
+
+/**
  * struct espintcp_segment - where the octets of an ESP record are
  * @conn: the connection it came on
  * @skb: the segment in the socket's receive queue that holds all of it;
  *	NULL when the record was put together in memory of our own.
  *	Its pages may belong to a file or to the sender: read only.
  * @offset: of the ESP header in @skb
+ * @known: XFRM found the SA and asked us to decrypt
  *
  * On the stack of the receive path, for the time of one xfrm_input() call.
  */
@@ -304,6 +363,7 @@ struct espintcp_segment {
 	struct espintcp_conn *conn;
 	struct sk_buff *skb;
 	unsigned int offset;
+	bool known;
 };
 
 /**
@@ -329,6 +389,7 @@ bool espintcp_permitted(struct net *net);
 int espintcp_ulp_init(void);
 void espintcp_ulp_exit(void);
 void espintcp_conn_put(struct espintcp_conn *conn);
+void espintcp_conn_abort(struct espintcp_conn *conn, int err);
 void espintcp_conn_run(struct espintcp_conn *conn);
 void espintcp_conn_kick(struct espintcp_conn *conn);
 
@@ -374,13 +435,28 @@ int espintcp_esp_output(struct xfrm_state *x, struct sk_buff *skb);
 /* esp_gso.c */
 void espintcp_gso_allow(struct xfrm_state *x);
 
+/* lookup.c */
+int espintcp_lookup_init(void);
+void espintcp_lookup_exit(void);
+int espintcp_lookup_add(struct espintcp_conn *conn);
+void espintcp_lookup_del(struct espintcp_conn *conn);
+bool espintcp_key_equal(const struct espintcp_key *a,
+			const struct espintcp_key *b);
+struct espintcp_conn *espintcp_lookup(const struct espintcp_key *key);
+struct espintcp_conn *espintcp_lookup_peer(const struct espintcp_key *key);
+
 /* path.c */
 int espintcp_path_init(void);
 void espintcp_path_exit(void);
-int espintcp_path_add(struct espintcp_conn *conn);
-void espintcp_path_del(struct espintcp_conn *conn);
 struct espintcp_conn *espintcp_path_get(struct xfrm_state *x);
+void espintcp_path_heard(struct xfrm_state *x, struct espintcp_conn *conn,
+			 u64 seq);
 void espintcp_path_drop(struct xfrm_state *x);
+
+/* sysctl.c */
+int espintcp_sysctl_init(void);
+void espintcp_sysctl_exit(void);
+struct espintcp_settings *espintcp_settings(struct net *net);
 
 /* txq.c */
 void espintcp_txq_init(struct espintcp_txq *txq);

@@ -44,9 +44,15 @@ static int __init espintcp_init(void)
 	err = espintcp_stats_init();
 	if (err)
 		return err;
-	err = espintcp_path_init();
+	err = espintcp_sysctl_init();
 	if (err)
 		goto exit_stats;
+	err = espintcp_lookup_init();
+	if (err)
+		goto exit_sysctl;
+	err = espintcp_path_init();
+	if (err)
+		goto exit_lookup;
 	err = espintcp_ulp_init();
 	if (err) {
 		pr_err("this kernel has a ULP named espintcp already (CONFIG_INET_ESPINTCP): use that one\n");
@@ -63,6 +69,10 @@ exit_ulp:
 	espintcp_ulp_exit();
 exit_path:
 	espintcp_path_exit();
+exit_lookup:
+	espintcp_lookup_exit();
+exit_sysctl:
+	espintcp_sysctl_exit();
 exit_stats:
 	espintcp_stats_exit();
 	return err;
@@ -73,7 +83,9 @@ static void __exit espintcp_exit(void)
 	espintcp_type_exit();
 	espintcp_ulp_exit();
 	espintcp_path_exit();
+	espintcp_lookup_exit();
 	espintcp_txq_exit();
+	espintcp_sysctl_exit();
 	espintcp_stats_exit();
 	/* Connections are freed by kfree_rcu(), which needs none of our code. */
 }

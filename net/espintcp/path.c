@@ -2,165 +2,309 @@
 /*
  * Which connection carries an SA.
  *
- * The one between the SA's addresses and the ports of its encapsulation
- * template. It is looked up once and then kept with the SA until it, or the
- * template, changes. Neither pins the socket: an SA holds the connection
- * object, which outlives its socket, and the socket's namespace can always go.
+ * The SAs of a pair, in and out, share a path: a pointer to the connection they
+ * use now. It begins with the connection that the template of the SAs names and
+ * then follows the peer (RFC 9329 section 6.1): an authentic packet, newer than
+ * all before it, that comes on another connection moves the path there. Output
+ * looks at the pointer and at nothing else.
+ *
+ * Nothing here pins a socket: a path holds the connection object, which outlives
+ * its socket, and the socket's namespace can always go.
  */
 #include <linux/jhash.h>
+#include <linux/jiffies.h>
 #include <linux/rhashtable.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
 
 #include "espintcp.h"
 #include "trace.h"
 
+/**
+ * struct espintcp_path_key - what the SAs of a pair have in common
+ * @conn: the connection their templates name, seen from our side
+ * @mark: of the SAs
+ * @reqid: likewise
+ * @if_id: likewise
+ */
+struct espintcp_path_key {
+	struct espintcp_key conn;
+	struct xfrm_mark mark;
+	u32 reqid;
+	u32 if_id;
+};
+
+/**
+ * struct espintcp_path - what carries a pair of SAs
+ * @key: fixed
+ * @node: in path_table
+ * @users: SAs which point here (path_lock)
+ * @outs: those of them that point here for output (path_lock)
+ * @conn: the connection in use, with a reference, or NULL
+ *	(RCU; written under path_lock)
+ * @rcu: packets look at a path without a reference
+ */
+struct espintcp_path {
+	struct espintcp_path_key key;
+	struct rhash_head node;
+	unsigned int users;
+	unsigned int outs;
+	struct espintcp_conn __rcu *conn;
+	struct rcu_head rcu;
+};
+
 static u32 path_hash_key(const void *data, u32 len, u32 seed)
 {
-	const struct espintcp_key *key = data;
-	u32 ports = (__force u32)key->sport << 16 | (__force u32)key->dport;
+	const struct espintcp_path_key *key = data;
+	u32 ports = (__force u32)key->conn.sport << 16 |
+		    (__force u32)key->conn.dport;
 
-	seed = jhash2((const u32 *)&key->saddr,
-		      sizeof(key->saddr) / sizeof(u32), seed);
-	seed = jhash2((const u32 *)&key->daddr,
-		      sizeof(key->daddr) / sizeof(u32), seed);
-	return jhash_3words(ports, key->family, net_hash_mix(key->net), seed);
+	seed = jhash2((const u32 *)&key->conn.daddr,
+		      sizeof(key->conn.daddr) / sizeof(u32), seed);
+	return jhash_3words(ports, key->reqid ^ key->if_id ^ key->mark.v,
+			    net_hash_mix(key->conn.net), seed);
 }
 
-static u32 path_hash_conn(const void *data, u32 len, u32 seed)
+static u32 path_hash_path(const void *data, u32 len, u32 seed)
 {
-	const struct espintcp_conn *conn = data;
+	const struct espintcp_path *path = data;
 
-	return path_hash_key(&conn->key, len, seed);
-}
-
-static bool path_key_equal(const struct espintcp_key *a,
-			   const struct espintcp_key *b)
-{
-	return a->sport == b->sport && a->dport == b->dport &&
-	       a->family == b->family && net_eq(a->net, b->net) &&
-	       xfrm_addr_equal(&a->saddr, &b->saddr, a->family) &&
-	       xfrm_addr_equal(&a->daddr, &b->daddr, a->family);
+	return path_hash_key(&path->key, len, seed);
 }
 
 static int path_cmp(struct rhashtable_compare_arg *arg, const void *obj)
 {
-	const struct espintcp_conn *conn = obj;
+	const struct espintcp_path_key *a = arg->key;
+	const struct espintcp_path *path = obj;
+	const struct espintcp_path_key *b = &path->key;
 
-	return !path_key_equal(arg->key, &conn->key);
+	return a->reqid != b->reqid || a->if_id != b->if_id ||
+	       a->mark.v != b->mark.v || a->mark.m != b->mark.m ||
+	       !espintcp_key_equal(&a->conn, &b->conn);
 }
 
 static const struct rhashtable_params path_params = {
-	.head_offset = offsetof(struct espintcp_conn, node),
-	.key_offset = offsetof(struct espintcp_conn, key),
-	.key_len = sizeof(struct espintcp_key),
+	.head_offset = offsetof(struct espintcp_path, node),
+	.key_offset = offsetof(struct espintcp_path, key),
+	.key_len = sizeof(struct espintcp_path_key),
 	.hashfn = path_hash_key,
-	.obj_hashfn = path_hash_conn,
+	.obj_hashfn = path_hash_path,
 	.obj_cmpfn = path_cmp,
 	.automatic_shrinking = true,
 };
 
-/* Several connections can share a key: one that was reset stays until the
- * daemon closes it while its ports are used anew, and VRFs overlap.
+static struct rhashtable path_table;
+/* Who joins and leaves which path, and where paths lead. Taken when one of
+ * these changes, not for each packet.
  */
-static struct rhltable path_table;
+static DEFINE_SPINLOCK(path_lock);
 
 /**
- * espintcp_path_init - an empty table of connections
+ * espintcp_path_init - no SA has a path
  *
  * Context: process, module load.
  * Return: 0 or a negative errno.
  */
 int espintcp_path_init(void)
 {
-	return rhltable_init(&path_table, &path_params);
+	return rhashtable_init(&path_table, &path_params);
 }
 
 /**
  * espintcp_path_exit - free the table
  *
- * Context: process, module unload; no connection is left.
+ * Context: process, module unload; no SA is ours.
  */
 void espintcp_path_exit(void)
 {
-	rhltable_destroy(&path_table);
+	rhashtable_destroy(&path_table);
 }
 
-/**
- * espintcp_path_add - SAs may find a connection
- * @conn: its key is set
- *
- * Context: process.
- * Return: 0 or a negative errno.
- */
-int espintcp_path_add(struct espintcp_conn *conn)
+/* Our port and the peer's, as the template of an SA has them. */
+static __be16 sa_sport(const struct xfrm_state *x, enum espintcp_dir dir)
 {
-	return rhltable_insert(&path_table, &conn->node, path_params);
+	return dir == ESPINTCP_OUT ? READ_ONCE(x->encap->encap_sport) :
+				     READ_ONCE(x->encap->encap_dport);
 }
 
-/**
- * espintcp_path_del - SAs do not find a connection any more
- * @conn: the connection; those SAs which cached it drop it when they see that
- *	it is shut
- *
- * Context: process.
- */
-void espintcp_path_del(struct espintcp_conn *conn)
+static __be16 sa_dport(const struct xfrm_state *x, enum espintcp_dir dir)
 {
-	rhltable_remove(&path_table, &conn->node, path_params);
+	return dir == ESPINTCP_OUT ? READ_ONCE(x->encap->encap_dport) :
+				     READ_ONCE(x->encap->encap_sport);
 }
 
-static bool path_usable(const struct espintcp_conn *conn)
+static void path_key_of_sa(struct xfrm_state *x, enum espintcp_dir dir,
+			   struct espintcp_path_key *key)
 {
-	return !READ_ONCE(conn->txq.shut);
-}
+	const xfrm_address_t *ours = &x->props.saddr, *peer = &x->id.daddr;
 
-static struct espintcp_conn *path_find(const struct espintcp_key *key)
-{
-	struct rhlist_head *list, *pos;
-	struct espintcp_conn *conn;
+	if (dir == ESPINTCP_IN)
+		swap(ours, peer);
 
-	list = rhltable_lookup(&path_table, key, path_params);
-	rhl_for_each_entry_rcu(conn, pos, list, node) {
-		if (path_usable(conn) && refcount_inc_not_zero(&conn->refcnt))
-			return conn;
-	}
-	return NULL;
-}
-
-static void path_key_of_sa(struct xfrm_state *x, struct espintcp_key *key)
-{
 	memset(key, 0, sizeof(*key));
-	key->net = xs_net(x);
-	key->family = x->props.family;
-	if (key->family == AF_INET) {
-		key->saddr.a4 = x->props.saddr.a4;
-		key->daddr.a4 = x->id.daddr.a4;
+	key->conn.net = xs_net(x);
+	key->conn.family = x->props.family;
+	if (x->props.family == AF_INET) {
+		key->conn.saddr.a4 = ours->a4;
+		key->conn.daddr.a4 = peer->a4;
 	} else {
-		key->saddr = x->props.saddr;
-		key->daddr = x->id.daddr;
+		key->conn.saddr = *ours;
+		key->conn.daddr = *peer;
 	}
-	key->sport = READ_ONCE(x->encap->encap_sport);
-	key->dport = READ_ONCE(x->encap->encap_dport);
+	key->conn.sport = sa_sport(x, dir);
+	key->conn.dport = sa_dport(x, dir);
+	key->mark = x->mark;
+	key->reqid = x->props.reqid;
+	key->if_id = READ_ONCE(x->if_id);
 }
 
-static void path_set(struct xfrm_state *x, struct espintcp_conn *conn)
+/* XFRM_MSG_UPDSA changes these and no more. */
+static bool path_is_of(const struct espintcp_path *path,
+		       const struct xfrm_state *x, enum espintcp_dir dir)
 {
-	struct espintcp_sa *sa = espintcp_sa(x);
-	struct espintcp_conn *old;
+	return path->key.conn.sport == sa_sport(x, dir) &&
+	       path->key.conn.dport == sa_dport(x, dir) &&
+	       path->key.if_id == READ_ONCE(x->if_id);
+}
 
-	spin_lock_bh(&x->lock);
-	old = rcu_replace_pointer(sa->path, conn, lockdep_is_held(&x->lock));
+static struct espintcp_path *path_create(const struct espintcp_path_key *key)
+	__must_hold(&path_lock)
+{
+	struct espintcp_path *path = kzalloc(sizeof(*path), GFP_ATOMIC);
+
+	if (!path)
+		return NULL;
+	path->key = *key;
+	if (rhashtable_insert_fast(&path_table, &path->node, path_params)) {
+		kfree(path);
+		return NULL;
+	}
+	return path;
+}
+
+static void path_count_out(struct espintcp_path *path, int sas)
+	__must_hold(&path_lock)
+{
+	struct espintcp_conn *conn =
+		rcu_dereference_protected(path->conn,
+					  lockdep_is_held(&path_lock));
+
+	path->outs += sas;
 	if (conn)
-		atomic_inc(&conn->stats.sas);
+		atomic_add(sas, &conn->stats.sas);
+}
+
+static void path_leave(struct espintcp_path *path, enum espintcp_dir dir)
+{
+	struct espintcp_conn *conn;
+	bool last;
+
+	spin_lock_bh(&path_lock);
+	if (dir == ESPINTCP_OUT)
+		path_count_out(path, -1);
+	conn = rcu_dereference_protected(path->conn,
+					 lockdep_is_held(&path_lock));
+	last = !--path->users;
+	if (last)
+		rhashtable_remove_fast(&path_table, &path->node, path_params);
+	spin_unlock_bh(&path_lock);
+
+	if (last && conn)
+		espintcp_conn_put(conn);
+	if (last)
+		kfree_rcu(path, rcu);
+}
+
+/* The path of the SA's pair; the one it had is left. NULL without memory. */
+static struct espintcp_path *path_join(struct xfrm_state *x,
+				       enum espintcp_dir dir)
+{
+	struct espintcp_path_key key;
+	struct espintcp_path *path, *old;
+
+	path_key_of_sa(x, dir, &key);
+
+	spin_lock_bh(&path_lock);
+	path = rhashtable_lookup_fast(&path_table, &key, path_params);
+	if (!path)
+		path = path_create(&key);
+	if (path)
+		path->users++;
+	if (path && dir == ESPINTCP_OUT)
+		path_count_out(path, 1);
+	spin_unlock_bh(&path_lock);
+
+	old = unrcu_pointer(xchg(&espintcp_sa(x)->path[dir],
+				 RCU_INITIALIZER(path)));
 	if (old)
-		atomic_dec(&old->stats.sas);
-	if (old != conn)
-		trace_espintcp_path(x, old, conn);
-	if (conn)
+		path_leave(old, dir);
+	if (path && rcu_access_pointer(path->conn))
+		trace_espintcp_path(x, NULL, rcu_dereference(path->conn));
+	if (dir == ESPINTCP_OUT) {
+		spin_lock_bh(&x->lock);
 		espintcp_gso_allow(x);
-	spin_unlock_bh(&x->lock);
+		spin_unlock_bh(&x->lock);
+	}
+	return path;
+}
+
+static struct espintcp_path *path_of(struct xfrm_state *x,
+				     enum espintcp_dir dir)
+{
+	struct espintcp_path *path =
+		rcu_dereference(espintcp_sa(x)->path[dir]);
+
+	if (likely(path && path_is_of(path, x, dir)))
+		return path;
+	return path_join(x, dir);
+}
+
+/* @conn comes with a reference, or is NULL. */
+static void path_set(struct espintcp_path *path, const struct xfrm_state *x,
+		     struct espintcp_conn *conn)
+{
+	struct espintcp_conn *old = conn;
+
+	spin_lock_bh(&path_lock);
+	/* Without users, the last left while we looked at it under RCU. */
+	if (path->users)
+		old = rcu_replace_pointer(path->conn, conn,
+					  lockdep_is_held(&path_lock));
+	if (old != conn) {
+		if (conn)
+			atomic_add(path->outs, &conn->stats.sas);
+		if (old)
+			atomic_sub(path->outs, &old->stats.sas);
+		trace_espintcp_path(x, old, conn);
+	}
+	spin_unlock_bh(&path_lock);
 
 	if (old)
 		espintcp_conn_put(old);
+}
+
+static bool path_may_follow(const struct espintcp_path *path)
+{
+	return READ_ONCE(espintcp_settings(path->key.conn.net)->follow);
+}
+
+/* Where the path leads, or where it has to begin: at the connection that the
+ * template names or, if we are the originator and had to connect anew, at the
+ * newest one to the same peer. NULL when there is none.
+ */
+static struct espintcp_conn *path_conn(struct espintcp_path *path,
+				       const struct xfrm_state *x)
+{
+	struct espintcp_conn *conn = rcu_dereference(path->conn);
+
+	if (likely(conn && espintcp_conn_usable(conn)))
+		return conn;
+
+	conn = espintcp_lookup(&path->key.conn);
+	if (!conn && path_may_follow(path))
+		conn = espintcp_lookup_peer(&path->key.conn);
+	path_set(path, x, conn);
+	return conn;
 }
 
 /**
@@ -172,27 +316,157 @@ static void path_set(struct xfrm_state *x, struct espintcp_conn *conn)
  */
 struct espintcp_conn *espintcp_path_get(struct xfrm_state *x)
 {
-	struct espintcp_conn *conn = rcu_dereference(espintcp_sa(x)->path);
-	struct espintcp_key key;
+	struct espintcp_path *path = path_of(x, ESPINTCP_OUT);
 
-	if (likely(conn && path_usable(conn) &&
-		   conn->key.sport == READ_ONCE(x->encap->encap_sport) &&
-		   conn->key.dport == READ_ONCE(x->encap->encap_dport)))
-		return conn;
+	if (unlikely(!path))
+		return NULL;
+	return path_conn(path, x);
+}
 
-	path_key_of_sa(x, &key);
-	conn = path_find(&key);
-	path_set(x, conn);
-	return conn;
+/* The highest number XFRM saw on an SA; it does not look without a window. */
+static u64 xfrm_iseq(const struct xfrm_state *x)
+	__must_hold(&x->lock)
+{
+	switch (x->repl_mode) {
+	case XFRM_REPLAY_MODE_LEGACY:
+		return x->replay.seq;
+	case XFRM_REPLAY_MODE_BMP:
+		return x->replay_esn->seq;
+	case XFRM_REPLAY_MODE_ESN:
+		return (u64)x->replay_esn->seq_hi << 32 | x->replay_esn->seq;
+	}
+	return 0;
+}
+
+/* Is this the newest packet of the SA? One that was replayed is not, whether or
+ * not the SA has a replay window, nor is one that was only late.
+ */
+static bool sa_is_newest(struct xfrm_state *x, u64 seq)
+{
+	struct espintcp_sa *sa = espintcp_sa(x);
+	bool newest;
+
+	spin_lock_bh(&x->lock);
+	newest = seq > sa->iseq && seq > xfrm_iseq(x);
+	if (newest)
+		WRITE_ONCE(sa->iseq, seq);
+	spin_unlock_bh(&x->lock);
+	return newest;
+}
+
+/* Moves the path to the connection the peer speaks on, if it may. We never
+ * leave a connection we opened: the packet may just have been on its way when
+ * our daemon moved the SA.
+ */
+static void path_follow(struct espintcp_path *path, const struct xfrm_state *x,
+			struct espintcp_conn *conn)
+{
+	struct espintcp_conn *old = path_conn(path, x);
+
+	if (old == conn || !path_may_follow(path) ||
+	    (old && !conn->accepted) || !espintcp_conn_usable(conn) ||
+	    !refcount_inc_not_zero(&conn->refcnt))
+		return;
+	path_set(path, x, conn);
+	espintcp_count(path->key.conn.net, ESPINTCP_CNT_PATH_MOVED);
+}
+
+static bool mapping_is(const struct espintcp_key *key,
+		       const xfrm_address_t *addr, __be16 port)
+{
+	return key->dport == port &&
+	       xfrm_addr_equal(&key->daddr, addr, key->family);
+}
+
+/* The peer is not where the SA's template says: tell the daemon, once for each
+ * new place and at most once a second.
+ */
+static void sa_tell_mapping(struct xfrm_state *x,
+			    const struct espintcp_key *key)
+{
+	struct espintcp_sa *sa = espintcp_sa(x);
+	xfrm_address_t addr = key->daddr;
+	bool tell, early;
+
+	if (mapping_is(key, &x->props.saddr, READ_ONCE(x->encap->encap_sport))) {
+		WRITE_ONCE(sa->untold, false);
+		return;
+	}
+
+	spin_lock_bh(&x->lock);
+	tell = !mapping_is(key, &sa->mapped_addr, sa->mapped_port);
+	early = tell && sa->mapped_port &&
+		time_before(jiffies, sa->mapped_at + HZ);
+	if (tell && !early) {
+		sa->mapped_addr = addr;
+		sa->mapped_port = key->dport;
+		sa->mapped_at = jiffies;
+	}
+	/* The next packet on this connection tells. */
+	WRITE_ONCE(sa->untold, early);
+	spin_unlock_bh(&x->lock);
+
+	if (tell && !early)
+		km_new_mapping(x, &addr, key->dport);
+}
+
+static void path_heard_elsewhere(struct xfrm_state *x,
+				 struct espintcp_conn *conn, u64 seq)
+{
+	struct espintcp_path *path;
+
+	if (!sa_is_newest(x, seq))
+		return;
+	path = path_of(x, ESPINTCP_IN);
+	if (!path)
+		return;
+	path_follow(path, x, conn);
+	sa_tell_mapping(x, &conn->key);
 }
 
 /**
- * espintcp_path_drop - an SA forgets its connection
+ * espintcp_path_heard - an authentic packet came
+ * @x: its SA
+ * @conn: the connection it came on
+ * @seq: its sequence number, extended if the SA's are
+ *
+ * The SAs of the pair leave on @conn from now on if the rule at the top says so.
+ *
+ * Context: softirq or BH disabled, under RCU; may take the SA's lock.
+ */
+void espintcp_path_heard(struct xfrm_state *x, struct espintcp_conn *conn,
+			 u64 seq)
+{
+	struct espintcp_sa *sa = espintcp_sa(x);
+	struct espintcp_path *path = rcu_dereference(sa->path[ESPINTCP_IN]);
+
+	if (unlikely(!path || rcu_access_pointer(path->conn) != conn ||
+		     !path_is_of(path, x, ESPINTCP_IN) ||
+		     READ_ONCE(sa->untold))) {
+		path_heard_elsewhere(x, conn, seq);
+		return;
+	}
+	/* An SA whose packets come on one connection has one writer; two may
+	 * set each other back by the few packets in flight.
+	 */
+	if (seq > READ_ONCE(sa->iseq))
+		WRITE_ONCE(sa->iseq, seq);
+}
+
+/**
+ * espintcp_path_drop - an SA leaves its paths
  * @x: the SA, on its way out
  *
- * Context: process.
+ * Context: process; no packet uses @x any more.
  */
 void espintcp_path_drop(struct xfrm_state *x)
 {
-	path_set(x, NULL);
+	struct espintcp_path *path;
+	unsigned int dir;
+
+	for (dir = 0; dir < ESPINTCP_DIRS; dir++) {
+		path = unrcu_pointer(xchg(&espintcp_sa(x)->path[dir], NULL));
+		if (path)
+			path_leave(path, dir);
+	}
 }

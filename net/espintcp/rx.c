@@ -105,11 +105,63 @@ static void rx_set_dst(struct sock *sk, struct sk_buff *skb)
 		skb_dst_set_noref(skb, dst);
 }
 
+/* IKE, or ESP of an SA there is. */
+static void rx_count_known(struct espintcp_conn *conn)
+{
+	if (unlikely(conn->rx.unknown))
+		conn->rx.unknown = 0;
+}
+
+/* Neither. Databases may be out of step for a while, but not for ever. */
+static void rx_count_unknown(struct espintcp_conn *conn)
+{
+	unsigned int limit =
+		READ_ONCE(espintcp_settings(conn->key.net)->unknown_limit);
+
+	if (++conn->rx.unknown >= limit && limit)
+		espintcp_conn_abort(conn, EPROTO);
+}
+
+/* XFRM dropped a message before it asked us to decrypt: without an SA, or with
+ * one and for another reason?
+ */
+static void rx_undecrypted(struct espintcp_conn *conn, u32 mark, __be32 spi)
+{
+	struct net *net = conn->key.net;
+	struct xfrm_state *x;
+
+	x = xfrm_state_lookup(net, mark, &conn->key.saddr, spi, IPPROTO_ESP,
+			      conn->key.family);
+	if (x) {
+		xfrm_state_put(x);
+		rx_count_known(conn);
+		return;
+	}
+	espintcp_count(net, ESPINTCP_CNT_IN_UNKNOWN_SPI);
+	rx_count_unknown(conn);
+}
+
+static void rx_input_esp(struct espintcp_conn *conn, struct sk_buff *skb)
+{
+	if (!rx_is_v6(conn)) {
+		IPCB(skb)->iif = skb->skb_iif;
+		xfrm4_rcv_encap(skb, IPPROTO_ESP, 0, TCP_ENCAP_ESPINTCP);
+		return;
+	}
+#if IS_ENABLED(CONFIG_IPV6)
+	IP6CB(skb)->iif = skb->skb_iif;
+	IP6CB(skb)->nhoff = offsetof(struct ipv6hdr, nexthdr);
+	xfrm6_rcv_encap(skb, IPPROTO_ESP, 0, TCP_ENCAP_ESPINTCP);
+#endif
+}
+
 /* Consumes @skb. */
 static void rx_deliver_esp(struct espintcp_conn *conn, struct sk_buff *skb,
 			   struct espintcp_segment *seg)
 {
+	__be32 spi = ((struct ip_esp_hdr *)skb->data)->spi;
 	struct net *net = conn->key.net;
+	u32 mark = skb->mark;
 
 	skb->dev = dev_get_by_index_rcu(net, skb->skb_iif);
 	if (!skb->dev) {
@@ -124,16 +176,11 @@ static void rx_deliver_esp(struct espintcp_conn *conn, struct sk_buff *skb,
 	espintcp_input_cb(skb)->segment = seg;
 	rx_set_dst(conn->sk, skb);
 
-	if (!rx_is_v6(conn)) {
-		IPCB(skb)->iif = skb->skb_iif;
-		xfrm4_rcv_encap(skb, IPPROTO_ESP, 0, TCP_ENCAP_ESPINTCP);
-		return;
-	}
-#if IS_ENABLED(CONFIG_IPV6)
-	IP6CB(skb)->iif = skb->skb_iif;
-	IP6CB(skb)->nhoff = offsetof(struct ipv6hdr, nexthdr);
-	xfrm6_rcv_encap(skb, IPPROTO_ESP, 0, TCP_ENCAP_ESPINTCP);
-#endif
+	rx_input_esp(conn, skb);
+	if (seg->known)
+		rx_count_known(conn);
+	else
+		rx_undecrypted(conn, mark, spi);
 }
 
 /* A record of @len octets, payload only, at @offset of @segment. */
@@ -183,6 +230,7 @@ static void rx_deliver_ike(struct espintcp_conn *conn, struct sk_buff *skb)
 	}
 	espintcp_traffic_add(&conn->stats.in_ike, len);
 	espintcp_count(conn->key.net, ESPINTCP_CNT_IN_IKE);
+	rx_count_known(conn);
 	conn->data_ready(conn->sk);
 }
 
@@ -204,9 +252,7 @@ static void rx_ike(struct espintcp_conn *conn, struct sk_buff *segment,
 static void rx_broken(struct espintcp_conn *conn)
 {
 	espintcp_count(conn->key.net, ESPINTCP_CNT_IN_BAD_LENGTH);
-	conn->rx.stopped = true;
-	if (!conn->detached)
-		schedule_work(&conn->abort);
+	espintcp_conn_abort(conn, EBADMSG);
 }
 
 /* Records without a payload anyone wants. */
@@ -223,6 +269,7 @@ static void rx_other(struct espintcp_conn *conn, enum espintcp_kind kind)
 		break;
 	case ESPINTCP_SHORT:
 		espintcp_drop(conn->key.net, conn, ESPINTCP_DROP_IN_SHORT);
+		rx_count_unknown(conn);
 		break;
 	case ESPINTCP_BROKEN:
 		rx_broken(conn);
@@ -373,7 +420,7 @@ static int rx_segment(read_descriptor_t *desc, struct sk_buff *segment,
 	while (taken < len && desc->count) {
 		unsigned int n = 0;
 
-		if (unlikely(rx->stopped))
+		if (unlikely(READ_ONCE(rx->stopped)))
 			return len;
 		if (!rx_midway(rx))
 			n = rx_whole(conn, segment, offset + taken,
@@ -436,7 +483,7 @@ void espintcp_rx_run(struct espintcp_conn *conn)
 	struct espintcp_rx *rx = &conn->rx;
 	struct sock *sk = conn->sk;
 
-	if (rx->stopped)
+	if (READ_ONCE(rx->stopped))
 		return;
 
 	/* Urgent data is data (RFC 6093); left set, it would stop the reader. */
@@ -465,7 +512,7 @@ void espintcp_rx_stop(struct espintcp_conn *conn)
 {
 	struct espintcp_rx *rx = &conn->rx;
 
-	rx->stopped = true;
+	WRITE_ONCE(rx->stopped, true);
 	rx_discard(conn);
 	kfree_skb(rx->spare);
 	rx->spare = NULL;

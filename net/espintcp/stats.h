@@ -26,6 +26,8 @@ struct net;
 	X(IN_IKE_FULL,		"EspTcpInIkeFull")		\
 	X(IN_NO_MEM,		"EspTcpInNoMem")		\
 	X(IN_NO_DEV,		"EspTcpInNoDev")		\
+	X(IN_BAD_AUTH,		"EspTcpInBadAuth")		\
+	X(IN_UNKNOWN_SPI,	"EspTcpInUnknownSpi")		\
 	X(OUT_IKE,		"EspTcpOutIke")			\
 	X(OUT_ESP,		"EspTcpOutEsp")			\
 	X(OUT_QUEUE_FULL,	"EspTcpOutQueueFull")		\
@@ -40,7 +42,8 @@ struct net;
 	X(OUT_RENUMBERED,	"EspTcpOutRenumbered")		\
 	X(CONN_OPENED,		"EspTcpConnOpened")		\
 	X(CONN_CLOSED,		"EspTcpConnClosed")		\
-	X(CONN_ABORTED,		"EspTcpConnAborted")
+	X(CONN_ABORTED,		"EspTcpConnAborted")		\
+	X(PATH_MOVED,		"EspTcpPathMoved")
 
 /**
  * enum espintcp_counter - index of a counter

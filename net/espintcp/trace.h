@@ -166,7 +166,7 @@ TRACE_EVENT(espintcp_drop,
 		  espintcp_show_drop(__entry->why), __entry->n)
 );
 
-/* The SA's output changed over to another connection, or has none any more. */
+/* The SA's pair changed over to another connection, or has none any more. */
 TRACE_EVENT(espintcp_path,
 
 	TP_PROTO(const struct xfrm_state *x, const struct espintcp_conn *from,

@@ -132,8 +132,31 @@ static void ulp_abort_work(struct work_struct *work)
 						  abort);
 
 	espintcp_count(conn->key.net, ESPINTCP_CNT_CONN_ABORTED);
-	trace_espintcp_abort(conn, -EBADMSG);
-	tcp_abort(conn->sk, EBADMSG);
+	trace_espintcp_abort(conn, -conn->abort_err);
+	tcp_abort(conn->sk, conn->abort_err);
+}
+
+/**
+ * espintcp_conn_abort - reset a connection whose stream cannot be trusted
+ * @conn: the connection
+ * @err: what the daemon sees: %EBADMSG when framing broke, %EKEYREJECTED when
+ *	an ESP message was not authentic, %EPROTO when too many messages in a
+ *	row were neither IKE nor of a known SA. The first cause stays.
+ *
+ * Nothing more is read; the reset itself comes soon after.
+ *
+ * Context: any; the caller has a reference or is under RCU.
+ */
+void espintcp_conn_abort(struct espintcp_conn *conn, int err)
+{
+	/* Under the lock: once detached, nothing may schedule the work. */
+	spin_lock_bh(&conn->txq.lock);
+	if (!conn->detached && !conn->abort_err) {
+		conn->abort_err = err;
+		schedule_work(&conn->abort);
+	}
+	spin_unlock_bh(&conn->txq.lock);
+	WRITE_ONCE(conn->rx.stopped, true);
 }
 
 static void ulp_retry_work(struct work_struct *work)
@@ -192,6 +215,18 @@ static void conn_set_outer(struct espintcp_conn *conn)
 	}
 }
 
+/* Did the peer open this connection? A socket from accept() has its listener's
+ * backlog, which may be 0; and only the originator sends before the ULP is set,
+ * the stream prefix (RFC 9329 section 4).
+ */
+static bool conn_was_accepted(const struct sock *sk)
+{
+	const struct tcp_sock *tp = tcp_sk(sk);
+
+	return READ_ONCE(sk->sk_max_ack_backlog) ||
+	       (tp->bytes_received && !tp->bytes_sent);
+}
+
 static struct espintcp_conn *conn_alloc(struct sock *sk)
 {
 	struct espintcp_conn *conn = kzalloc(sizeof(*conn), GFP_KERNEL);
@@ -202,6 +237,7 @@ static struct espintcp_conn *conn_alloc(struct sock *sk)
 	refcount_set(&conn->refcnt, 1);
 	conn_set_key(conn);
 	conn_set_outer(conn);
+	conn->accepted = conn_was_accepted(sk);
 	skb_queue_head_init(&conn->ike_queue);
 	espintcp_txq_init(&conn->txq);
 	compat_hrtimer_setup(&conn->batch, ulp_batch, CLOCK_MONOTONIC,
@@ -297,7 +333,7 @@ static int ulp_attach(struct sock *sk)
 	conn = conn_alloc(sk);
 	if (!conn)
 		return -ENOMEM;
-	err = espintcp_path_add(conn);
+	err = espintcp_lookup_add(conn);
 	if (err) {
 		espintcp_conn_put(conn);
 		return err;
@@ -323,9 +359,11 @@ static void conn_detach(struct espintcp_conn *conn)
 
 	if (!(sock_flag(sk, SOCK_LINGER) && !sk->sk_lingertime))
 		espintcp_txq_flush(conn);
+	spin_lock_bh(&conn->txq.lock);
 	conn->detached = true;
+	spin_unlock_bh(&conn->txq.lock);
 	espintcp_txq_shut(conn);
-	espintcp_path_del(conn);
+	espintcp_lookup_del(conn);
 	conn_uninstall(conn);
 	espintcp_count(conn->key.net, ESPINTCP_CNT_CONN_CLOSED);
 }
