@@ -160,6 +160,31 @@ compat_register_net_sysctl(struct net *net, const char *path,
 }
 #endif
 
+/* 6.15: ECN of a connection is a mode, not a flag */
+#ifdef COMPAT_HAVE_TCP_ECN_MODE
+static inline void compat_tcp_ecn_disable(struct sock *sk)
+{
+	tcp_ecn_mode_set(tcp_sk(sk), TCP_ECN_DISABLED);
+}
+#else
+static inline void compat_tcp_ecn_disable(struct sock *sk)
+{
+	tcp_sk(sk)->ecn_flags &= ~TCP_ECN_OK;
+}
+#endif
+
+/* 6.11: XFRM can send NAT keepalives by itself, for whatever encapsulation */
+#ifdef COMPAT_HAVE_NAT_KEEPALIVE
+static inline void compat_no_nat_keepalive(struct xfrm_state *x)
+{
+	x->nat_keepalive_interval = 0;
+}
+#else
+static inline void compat_no_nat_keepalive(struct xfrm_state *x)
+{
+}
+#endif
+
 /* 6.15: tcp_ulp_ops.get_info learns who asks; before, only administrators did */
 #ifdef COMPAT_HAVE_ULP_INFO_NET_ADMIN
 #define COMPAT_ULP_INFO_PARAMS	struct sock *sk, struct sk_buff *skb, \

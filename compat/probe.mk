@@ -14,3 +14,5 @@ ccflags-y += $(call probe,linux/hrtimer.h,hrtimer_setup,COMPAT_HAVE_HRTIMER_SETU
 ccflags-y += $(call probe,net/xfrm.h,xfrm_set_type_offload,COMPAT_HAVE_SET_TYPE_OFFLOAD)
 ccflags-y += $(call probe,net/tcp.h,\*get_info_size.*net_admin,COMPAT_HAVE_ULP_INFO_NET_ADMIN)
 ccflags-y += $(call probe,net/net_namespace.h,register_net_sysctl_sz,COMPAT_HAVE_NET_SYSCTL_SZ)
+ccflags-y += $(call probe,net/tcp.h,tcp_ecn_mode_set,COMPAT_HAVE_TCP_ECN_MODE)
+ccflags-y += $(call probe,net/xfrm.h,nat_keepalive_interval,COMPAT_HAVE_NAT_KEEPALIVE)

@@ -111,6 +111,8 @@ static int tcp_init_state(const struct xfrm_type *stock, struct xfrm_state *x,
 	if (err)
 		return err;
 
+	/* Section 6.6: TCP's own segments keep a mapping alive. */
+	compat_no_nat_keepalive(x);
 	/* Never that of the stock type, which would send bare ESP. */
 	if (compat_early_type_offload(x))
 		espintcp_gso_allow(x);

@@ -11,6 +11,7 @@
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <net/inet_common.h>
+#include <net/inet_ecn.h>
 #include <net/tcp.h>
 
 #include "espintcp.h"
@@ -248,6 +249,18 @@ static struct espintcp_conn *conn_alloc(struct sock *sk)
 	return conn;
 }
 
+/* A frame and a segment have nothing to do with each other, so that no mark of
+ * one means anything for the other: the connection is not ECN-capable (section
+ * 9.5, RFC 6040's compatibility mode), and its flow label stays (section 6.1).
+ * DSCP is the socket's own, for all frames alike (section 9.3).
+ */
+static void conn_set_markings(struct sock *sk)
+{
+	compat_tcp_ecn_disable(sk);
+	INET_ECN_dontxmit(sk);
+	WRITE_ONCE(sk->sk_txrehash, SOCK_TXREHASH_DISABLED);
+}
+
 static void conn_install(struct espintcp_conn *conn, int family)
 {
 	struct sock *sk = conn->sk;
@@ -277,6 +290,7 @@ static void conn_install(struct espintcp_conn *conn, int family)
 	/* Frames are complete: there is never more of one to wait for. */
 	tcp_sk(sk)->nonagle |= TCP_NAGLE_OFF;
 	WRITE_ONCE(sk->sk_rcvlowat, 1);
+	conn_set_markings(sk);
 }
 
 static void conn_uninstall(struct espintcp_conn *conn)
