@@ -3,6 +3,7 @@
  * Connections, from sock_diag.
  */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
@@ -288,9 +289,15 @@ static int tcp_dump(int family, unsigned int states, mnl_cb_t cb, void *data)
  */
 int conns_get(struct conns *conns)
 {
-	memset(conns, 0, sizeof(*conns));
-	return tcp_dump(AF_INET, STATES_OPEN, conns_cb, conns) ||
-	       tcp_dump(AF_INET6, STATES_OPEN, conns_cb, conns) ? -1 : 0;
+	int ret;
+
+	conns->conn = NULL;
+	do {
+		conns->n = 0;
+		ret = tcp_dump(AF_INET, STATES_OPEN, conns_cb, conns) ||
+		      tcp_dump(AF_INET6, STATES_OPEN, conns_cb, conns);
+	} while (ret && errno == EINTR);
+	return ret ? -1 : 0;
 }
 
 /**

@@ -53,7 +53,7 @@ static int nl_receive(struct mnl_socket *nl, unsigned int seq, mnl_cb_t cb,
  * @cb: called with each answer
  * @data: for @cb
  *
- * Return: 0, or -1 with errno set.
+ * Return: 0, or -1 with errno set; EINTR when what was listed changed meanwhile.
  */
 int nl_dump(int bus, struct nlmsghdr *request, mnl_cb_t cb, void *data)
 {

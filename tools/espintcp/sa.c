@@ -3,6 +3,7 @@
  * SAs, from XFRM.
  */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <linux/netlink.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,9 +92,15 @@ int sas_get(struct sas *sas)
 	char buf[MNL_NLMSG_HDRLEN];
 	struct nlmsghdr *nlh = mnl_nlmsg_put_header(buf);
 
-	memset(sas, 0, sizeof(*sas));
+	int ret;
+
 	nlh->nlmsg_type = XFRM_MSG_GETSA;
-	return nl_dump(NETLINK_XFRM, nlh, sas_cb, sas);
+	sas->sa = NULL;
+	do {
+		sas->n = 0;
+		ret = nl_dump(NETLINK_XFRM, nlh, sas_cb, sas);
+	} while (ret && errno == EINTR);
+	return ret;
 }
 
 /**
