@@ -4,6 +4,7 @@
  * include/uapi/linux/espintcp.h.
  */
 #include <linux/jiffies.h>
+#include <linux/module.h>
 #include <net/netlink.h>
 
 #include "espintcp.h"
@@ -132,11 +133,16 @@ int espintcp_diag_put(struct sock *sk, struct sk_buff *skb)
 	int err = 0;
 	bool slow;
 
+	/* Who asks holds no reference on the module, and may sleep here. */
+	if (!try_module_get(THIS_MODULE))
+		return 0;
 	slow = lock_sock_fast(sk);
 	conn = espintcp_conn_of(sk);
 	if (conn)
 		err = diag_put_conn(skb, conn);
 	unlock_sock_fast(sk, slow);
+	/* As in hand_to_stock(), unloading waits until we have returned. */
+	module_put(THIS_MODULE);
 	return err;
 }
 
