@@ -16,7 +16,7 @@
 #ifndef ESPINTCP_TRACE_HELPERS
 #define ESPINTCP_TRACE_HELPERS
 
-/* Either end of a connection, for %pISpc. */
+/* Either end of a connection, for %pISpc; 0.0.0.0:0 of none. */
 static inline void espintcp_trace_end(void *to, u32 family,
 				      const xfrm_address_t *addr, __be16 port)
 {
@@ -28,7 +28,7 @@ static inline void espintcp_trace_end(void *to, u32 family,
 		sin6->sin6_family = AF_INET6;
 		sin6->sin6_port = port;
 		sin6->sin6_addr = addr->in6;
-	} else if (family == AF_INET) {
+	} else {
 		sin->sin_family = AF_INET;
 		sin->sin_port = port;
 		sin->sin_addr.s_addr = addr->a4;
