@@ -70,7 +70,8 @@ static bool ike_eof(const struct espintcp_conn *conn)
 		return true;
 	/* Reset, or the daemon's own shutdown(); not a FIN with data to go. */
 	return READ_ONCE(sk->sk_shutdown) & RCV_SHUTDOWN &&
-	       (!sock_flag(sk, SOCK_DONE) || sk->sk_state == TCP_CLOSE);
+	       (!sock_flag(sk, SOCK_DONE) ||
+		inet_sk_state_load(sk) == TCP_CLOSE);
 }
 
 /* Takes the next message: NULL and @err 0 at EOF, -EAGAIN to wait. */

@@ -86,8 +86,12 @@ unsigned int espintcp_request_set_aad(struct espintcp_request *er,
 
 static void request_meet(struct espintcp_request *er)
 {
-	if (atomic_dec_and_test(&er->parties))
+	struct net *net = xs_net(er->x);
+
+	if (atomic_dec_and_test(&er->parties)) {
 		er->done(er);
+		espintcp_async_end(net);
+	}
 }
 
 static void request_complete(compat_crypto_data_t data, int err)
@@ -106,6 +110,7 @@ static void request_go_async(struct espintcp_request *er)
 {
 	struct espintcp_rx *rx = &er->conn->rx;
 
+	espintcp_async_begin(xs_net(er->x));
 	refcount_inc(&er->conn->refcnt);
 	if (er->segment) {
 		er->hold = skb_morph(rx->spare, er->segment);

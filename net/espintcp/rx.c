@@ -483,6 +483,8 @@ void espintcp_rx_run(struct espintcp_conn *conn)
 	struct espintcp_rx *rx = &conn->rx;
 	struct sock *sk = conn->sk;
 
+	lockdep_assert(lockdep_sock_is_held(sk));
+
 	if (READ_ONCE(rx->stopped))
 		return;
 
@@ -511,6 +513,8 @@ void espintcp_rx_run(struct espintcp_conn *conn)
 void espintcp_rx_stop(struct espintcp_conn *conn)
 {
 	struct espintcp_rx *rx = &conn->rx;
+
+	sock_owned_by_me(conn->sk);
 
 	WRITE_ONCE(rx->stopped, true);
 	rx_discard(conn);

@@ -5,6 +5,7 @@
 #include <linux/percpu.h>
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>
+#include <linux/wait_bit.h>
 #include <net/net_namespace.h>
 #include <net/netns/generic.h>
 
@@ -17,9 +18,11 @@ struct espintcp_stats {
 /**
  * struct espintcp_net - what the module keeps for each network namespace
  * @stats: counters, one set per CPU
+ * @async: crypto operations under way; the namespace waits for them
  */
 struct espintcp_net {
 	struct espintcp_stats __percpu *stats;
+	atomic_t async;
 };
 
 static unsigned int espintcp_net_id __read_mostly;
@@ -43,6 +46,37 @@ void espintcp_count_n(struct net *net, enum espintcp_counter id, u64 n)
 	struct espintcp_net *en = net_generic(net, espintcp_net_id);
 
 	this_cpu_add(en->stats->cnt[id], n);
+}
+
+/**
+ * espintcp_async_begin - a crypto operation has become asynchronous
+ * @net: namespace of its SA
+ *
+ * What completes it counts in @net, when the packet that would keep @net may
+ * be gone.
+ *
+ * Context: any, as long as a packet or socket keeps @net.
+ */
+void espintcp_async_begin(struct net *net)
+{
+	struct espintcp_net *en = net_generic(net, espintcp_net_id);
+
+	atomic_inc(&en->async);
+}
+
+/**
+ * espintcp_async_end - and has ended
+ * @net: as at espintcp_async_begin(); not used by the operation any more
+ *
+ * Context: any.
+ */
+void espintcp_async_end(struct net *net)
+{
+	struct espintcp_net *en = net_generic(net, espintcp_net_id);
+
+	/* From zero on @en may be freed: its address is all that is used. */
+	if (atomic_dec_and_test(&en->async))
+		wake_up_var(&en->async);
 }
 
 static u64 espintcp_stats_sum(struct espintcp_net *en, enum espintcp_counter id)
@@ -86,6 +120,7 @@ static void __net_exit espintcp_net_exit(struct net *net)
 {
 	struct espintcp_net *en = net_generic(net, espintcp_net_id);
 
+	wait_var_event(&en->async, !atomic_read(&en->async));
 	remove_proc_entry("espintcp_stat", net->proc_net);
 	free_percpu(en->stats);
 }

@@ -71,6 +71,9 @@ static inline void espintcp_count(struct net *net, enum espintcp_counter id)
 	espintcp_count_n(net, id, 1);
 }
 
+void espintcp_async_begin(struct net *net);
+void espintcp_async_end(struct net *net);
+
 /**
  * struct espintcp_traffic - what passed, of one kind and in one direction
  * @frames: records or frames

@@ -136,7 +136,8 @@ static void txq_account(struct espintcp_txq *txq, struct sk_buff *skb, int sign)
 	unsigned int *octets = frame->ike ? &txq->ike_octets : &txq->esp_octets;
 
 	lockdep_assert_held(&txq->lock);
-	*octets += sign * (int)frame->len;
+	/* Looked at without the lock, see espintcp_txq_ike_room(). */
+	WRITE_ONCE(*octets, *octets + sign * (int)frame->len);
 }
 
 /**
@@ -558,6 +559,8 @@ static void txq_push(struct espintcp_conn *conn, bool flush)
 	struct sock *sk = conn->sk;
 	int n;
 
+	lockdep_assert(lockdep_sock_is_held(sk));
+
 	/* TCP may call back from within the send below. */
 	if (txq->pushing)
 		return;
@@ -646,7 +649,7 @@ void espintcp_txq_shut(struct espintcp_conn *conn)
 	txq->sent = 0;
 
 	spin_lock_bh(&txq->lock);
-	txq->shut = true;
+	WRITE_ONCE(txq->shut, true);
 	skb_queue_splice_tail_init(&txq->ike, &drop);
 	skb_queue_walk_safe(&txq->esp, skb, next) {
 		if (!espintcp_frame(skb)->ready)
