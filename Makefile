@@ -23,7 +23,7 @@ VM_FLAGS := $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ROOT),--root $(ROOT)) \
 	    $(VMFLAGS)
 
 .PHONY: modules install uninstall clean tools install-tools uninstall-tools \
-	htmldocs deps tests check check-matrix demo lint checkpatch bench fuzz \
+	htmldocs deps tests check check-debug check-matrix demo lint checkpatch bench fuzz \
 	dist packages check-packages help
 
 modules:
@@ -62,6 +62,10 @@ tests:
 check: deps
 	@$(VM)/build $(BUILD_FLAGS)
 	@$(VM)/check $(VM_FLAGS) -- $(TESTS)
+
+check-debug:
+	@$(VM)/deps --kernel
+	@$(VM)/debug-check $(DEBUG) -- $(TESTS)
 
 demo: deps
 	@$(VM)/build $(BUILD_FLAGS)
@@ -105,6 +109,8 @@ help:
 	@echo 'Trying, as root, in a VM that boots an unmodified kernel:'
 	@echo '  make demo        an IKEv2 tunnel over TCP between two libreswan daemons'
 	@echo '  make check       all tests'
+	@echo '  make check-debug tests on a kernel that finds what tests cannot see;'
+	@echo '                   builds it first'
 	@echo '  make check-matrix  all tests on each kernel of Debian 12, 13 and sid, each'
 	@echo '                   with its own user space; ends in one table'
 	@echo '  make lint        checkpatch, sparse and W=1'
@@ -124,6 +130,7 @@ help:
 	@echo '                   the newest installed)'
 	@echo '  KERNEL=BZIMAGE   kernel to boot (default: the newest in /boot)'
 	@echo '  TESTS="A B"      tests to run (default: all)'
+	@echo '  DEBUG=KIND       uml, memory, races, faults or rt (default: uml)'
 	@echo '  ROOT=DIR         root file system of the VM (default: this one); its'
 	@echo '                   compiler, headers and newest kernel are used'
 	@echo '  CELLS="A B"      kernels of "make check-matrix" (default: all)'

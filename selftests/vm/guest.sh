@@ -22,13 +22,29 @@ load_module()
 	[ -z "$VM_KO" ] || insmod "$VM_KO"
 }
 
-# A scan finds what nobody points to; objects need to be some seconds old, hence
-# the second one.
-scan_leaks()
+# A scan finds what nobody points to. Objects need to be some seconds old, and
+# to be found twice, hence the repetition.
+kmemleak=/sys/kernel/debug/kmemleak
+
+scan_twice()
 {
-	kmemleak=/sys/kernel/debug/kmemleak
-	[ -e $kmemleak ] || return 0
 	echo scan >$kmemleak
+	sleep 6
+	echo scan >$kmemleak
+}
+
+# What boot left behind is not ours
+forget_leaks()
+{
+	[ -e $kmemleak ] || return 0
+	scan_twice
+	echo clear >$kmemleak
+}
+
+report_leaks()
+{
+	[ -e $kmemleak ] || return 0
+	scan_twice
 	sleep 6
 	echo scan >$kmemleak
 	cat $kmemleak >/dev/kmsg
@@ -61,9 +77,10 @@ power_off()
 }
 
 setup_directories
+forget_leaks
 run_command 2>&1
 status=$?
-scan_leaks
+report_leaks
 dmesg >"$VM_OUT/dmesg.log"
 publish tainted "$(cat /proc/sys/kernel/tainted)"
 publish status $status
