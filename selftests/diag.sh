@@ -107,23 +107,22 @@ test_esp()
 test_names()
 {
 	assert_eq "ss -ti shows the name of the ULP, and no more" \
-		"tcp-ulp-espintcp" "$(in_ns "$NS_A" ss -tiOHn |
+		"tcp-ulp-espintcp" "$(in_ns "$NS_A" ss -tiOHn "dport = :$PORT" |
 			grep -o 'tcp-ulp-[^ ]*')"
 }
 
 # What does not belong to the connection stays out of it
 test_plain()
 {
-	ip netns exec "$NS_B" socat TCP4-LISTEN:80 PIPE &
-	wait_for listens "$NS_B" 80
-	ip netns exec "$NS_A" socat -u "PIPE:$TEST_DIR/plain" "TCP:$V4_B:80" &
+	ip netns exec "$NS_B" ./tcp_pair -n -l "$V4_B" -p 80 \
+		> "$TEST_DIR/plain.b" 2>&1 < /dev/null &
+	wait_for grep -q listening "$TEST_DIR/plain.b"
+	ip netns exec "$NS_A" ./tcp_pair -n -c "$V4_B" -p 80 \
+		> "$TEST_DIR/plain.a" 2>&1 < /dev/null &
+	wait_for grep -q ready "$TEST_DIR/plain.a" ||
+		ktap_fail "a plain connection"
 	assert_status "other TCP connections are not shown" "$NS_A" \
 		".peer.port" $PORT
-}
-
-listens()
-{
-	in_ns "$1" ss -Hltn "sport = :$2" | grep -q .
 }
 
 # From a peer that has not the ULP
@@ -136,8 +135,8 @@ test_records()
 		> "$TEST_DIR/c" 2>&1 < /dev/null &
 	wait_for grep -q listening "$TEST_DIR/c"
 	mkfifo "$TEST_DIR/raw"
-	ip netns exec "$NS_A" socat -u "PIPE:$TEST_DIR/raw" \
-		"TCP:$V4_B:$PORT,nodelay" &
+	ip netns exec "$NS_A" socat -u - "TCP:$V4_B:$PORT,nodelay" \
+		< "$TEST_DIR/raw" &
 	exec 7> "$TEST_DIR/raw"
 	printf 'IKETCP' >&7
 	wait_for grep -q ready "$TEST_DIR/c"

@@ -92,8 +92,8 @@ raw_peer()
 		> "$TEST_DIR/raw.b" 2>&1 < /dev/null &
 	wait_for grep -q listening "$TEST_DIR/raw.b" || return
 	mkfifo "$TEST_DIR/raw" || return
-	ip netns exec "$NS_A" socat -u "PIPE:$TEST_DIR/raw" \
-		"TCP:$V4_B:$PORT,nodelay" &
+	ip netns exec "$NS_A" socat -u - "TCP:$V4_B:$PORT,nodelay" \
+		< "$TEST_DIR/raw" &
 	exec 9> "$TEST_DIR/raw"
 	printf 'IKETCP' >&9
 	wait_for grep -q ready "$TEST_DIR/raw.b"

@@ -248,6 +248,9 @@ static int xfrm_cb(const struct nlmsghdr *nlh, void *data)
 	case XFRM_MSG_DELSA:
 		deleted_event(nlh);
 		break;
+	case XFRM_MSG_FLUSHSA:
+		event("SAs gone  all");
+		break;
 	case XFRM_MSG_EXPIRE:
 		expire_event(nlh);
 		break;
