@@ -106,6 +106,7 @@ static const char * const drop_names[] = {
 	[ESPINTCP_DROP_OUT_LOOP] = "out_loop",
 	[ESPINTCP_DROP_OUT_NO_MEM] = "out_no_mem",
 	[ESPINTCP_DROP_OUT_CRYPTO] = "out_crypto",
+	[ESPINTCP_DROP_OUT_AQM] = "out_aqm",
 };
 
 /**

@@ -139,6 +139,7 @@ static bool counter_is_news(const char *name)
 	static const char * const traffic[] = {
 		"EspTcpInIke", "EspTcpInEsp", "EspTcpInKeepalive",
 		"EspTcpOutIke", "EspTcpOutEsp", "EspTcpOutRenumbered",
+		"EspTcpOutAqmMark",
 		"EspTcpConnOpened", "EspTcpConnClosed",
 	};
 	size_t i;
