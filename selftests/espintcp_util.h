@@ -179,6 +179,22 @@ static inline int new_netns(void)
 	return err;
 }
 
+/* Of this namespace, in net.espintcp. */
+static inline int set_sysctl(const char *name, const char *value)
+{
+	char path[128];
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/sys/net/espintcp/%s", name);
+	fd = open(path, O_WRONLY);
+	if (fd < 0)
+		return -1;
+	n = write(fd, value, strlen(value));
+	close(fd);
+	return n < 0 ? -1 : 0;
+}
+
 static inline int set_ulp(int fd, const char *name)
 {
 	return setsockopt(fd, SOL_TCP, TCP_ULP, name, strlen(name));

@@ -223,6 +223,7 @@ static void rx_deliver_ike(struct espintcp_conn *conn, struct sk_buff *skb)
 {
 	unsigned int len = ESPINTCP_LEN_SIZE + skb->len;
 
+	rx_count_known(conn);
 	if (espintcp_ike_enqueue(conn, skb)) {
 		espintcp_drop(conn->key.net, conn, ESPINTCP_DROP_IN_IKE_FULL);
 		espintcp_drop_skb(skb, ESPINTCP_DROP_IN_IKE_FULL);
@@ -230,7 +231,6 @@ static void rx_deliver_ike(struct espintcp_conn *conn, struct sk_buff *skb)
 	}
 	espintcp_traffic_add(&conn->stats.in_ike, len);
 	espintcp_count(conn->key.net, ESPINTCP_CNT_IN_IKE);
-	rx_count_known(conn);
 	conn->data_ready(conn->sk);
 }
 
