@@ -279,6 +279,8 @@ static int tcp_dump(int family, unsigned int states, mnl_cb_t cb, void *data)
 	req->sdiag_family = family;
 	req->sdiag_protocol = IPPROTO_TCP;
 	req->idiag_states = states;
+	/* What asks for the ULP's attributes, too. */
+	req->idiag_ext = 1 << (INET_DIAG_INFO - 1);
 	return nl_dump(NETLINK_SOCK_DIAG, nlh, cb, data);
 }
 
