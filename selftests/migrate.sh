@@ -28,7 +28,7 @@ ESPINTCP=7
 
 start_ping()
 {
-	ip netns exec "$NS_A" ping -n -I "$IN_A" -i 0.05 "$IN_B" \
+	ip netns exec "$NS_A" ping -n -I "$IN_A" -i 0.1 "$IN_B" \
 		> "$TEST_DIR/ping" 2>&1 &
 	PING=$!
 	on_exit kill $PING
@@ -52,7 +52,7 @@ sent_by_ping()
 
 answered_after()
 {
-	[ "$(sent_by_ping)" -gt $((${1:-0} + 20)) ]
+	[ "$(sent_by_ping)" -gt $((${1:-0} + 10)) ]
 }
 
 declare -A FRAMES=(
@@ -68,11 +68,12 @@ only_on()
 {
 	local file=$TEST_DIR/wire.pcap other
 
-	capture_start "$NS_W" to_a "$file" && answers_come && capture_stop ||
-		return
+	# What was in flight has come, and was acknowledged
+	answers_come && capture_start "$NS_W" to_a "$file" && answers_come &&
+	capture_stop || return
 	expect "packets in clear" 0 \
 		"$(captured "$file" "host $IN_A or host $IN_B")" || return
-	[ "$(captured "$file" "${FRAMES[$1]}")" -gt 20 ] || return
+	[ "$(captured "$file" "${FRAMES[$1]}")" -gt 10 ] || return
 	for other in "${!FRAMES[@]}"; do
 		[ "$other" = "$1" ] ||
 		expect "packets on $other" 0 \

@@ -26,10 +26,13 @@ SPI_ODD=0x5151
 # Connections
 
 # connect_another [CONNECTOR-ARGS...]: as connect_pair, and the connection that
-# is there stays: its pids in $OLD_A and $OLD_B, its port in $OLD_PORT_A
+# is there stays: A's port of it in $OLD_PORT_A
+OLDER=()
+
 connect_another()
 {
-	OLD_A=$PAIR_A OLD_B=$PAIR_B OLD_PORT_A=$PORT_A
+	OLDER+=("$PAIR_A" "$PAIR_B")
+	OLD_PORT_A=$PORT_A
 	connect_pair 4 "$@"
 }
 
@@ -67,9 +70,9 @@ tunnel_up()
 tunnel_down()
 {
 	flush_xfrm
-	# Those of A reset, so that nothing waits for a port
-	disconnect_pair "$PAIR_A" "$OLD_A"
-	disconnect_pair "$PAIR_B" "$OLD_B"
+	# A, first in each pair, resets, so that nothing waits for a port
+	disconnect_pair "${OLDER[@]}" "$PAIR_A" "$PAIR_B"
+	OLDER=()
 }
 
 # frames FILE FILTER: TCP segments with data
@@ -121,15 +124,17 @@ touch_xfrm()
 monitor_shows()
 {
 	[ $# -eq 1 ] || "${@:2}"
-	grep -q "$1" "$TEST_DIR/monitor"
+	grep -q -e "$1" "$TEST_DIR/monitor"
 }
 
 # The daemon of B is told once
 mapping_shown()
 {
-	wait_for monitor_shows ":$PORT_A\$" || { cat "$TEST_DIR/monitor"; return 1; }
+	local new="-> .*:$PORT_A\\b"
+
+	wait_for monitor_shows "$new" || { cat "$TEST_DIR/monitor"; return 1; }
 	expect "messages of a new mapping" 1 \
-		"$(grep -c ":$PORT_A\$" "$TEST_DIR/monitor")"
+		"$(grep -c -e "$new" "$TEST_DIR/monitor")"
 }
 
 new_port()
@@ -265,7 +270,7 @@ capture_frame()
 	ping_b "$IN_A" "$IN_B" 1 56 || return
 	capture_stop || return
 	FRAME=$(tshark -r "$file" -Y "tcp.len > 0" -T fields -e tcp.payload \
-		2>/dev/null | head -n 1)
+		2>/dev/null | head -n 1 | tr -d :)
 	[ -n "$FRAME" ]
 }
 
@@ -300,11 +305,11 @@ replayed()
 	attack_moves_nothing "$FRAME" "EspTcpInEsp +1 XfrmInStateSeqError +1"
 }
 
-# An SA without a window takes the packet, and stays where it is
+# An SA without a window takes the packet, answers it, and stays where it is
 replayed_no_window()
 {
 	new_sas tunnel "$GCM" replay-window 0 && capture_frame || return
-	attack_moves_nothing "$FRAME" "EspTcpInEsp +1"
+	attack_moves_nothing "$FRAME" "EspTcpInEsp +1 EspTcpOutEsp +1"
 }
 
 forged()
@@ -378,14 +383,14 @@ test_attacks()
 ##############################################################################
 # No connection
 
-# nothing_leaves NS PORT-OF-BRIDGE COMMAND: no packet of any kind that is not
-# from one neighbour to another
+# nothing_leaves NS PORT-OF-BRIDGE COMMAND: no packet of IPv4, which is all that
+# the tunnel has inside and outside
 nothing_leaves()
 {
 	local file=$TEST_DIR/none.pcap before
 
 	before=$(counter "$1" EspTcpOutNoConn)
-	capture_start "$NS_W" "$2" "$file" "not arp" || return
+	capture_start "$NS_W" "$2" "$file" "ip" || return
 	"${@:3}" || return
 	capture_stop || return
 	expect "packets on the wire" 0 "$(captured "$file" "")" &&
@@ -401,7 +406,8 @@ ping_a_lost()
 lose_connection()
 {
 	disconnect_pair "$PAIR_A" "$PAIR_B"
-	wait_for gone "$NS_B" "sport = :$PORT"
+	wait_for gone "$NS_A" "sport = :$PORT_A" &&
+	wait_for gone "$NS_B" "dport = :$PORT_A"
 }
 
 # The originator connects anew and nobody tells the SAs
@@ -426,7 +432,6 @@ resumes()
 
 test_no_connection()
 {
-	OLD_A='' OLD_B=''
 	check "a tunnel" tunnel_up replay-window 32 || return
 	check "its connection goes" lose_connection
 	check "packets of A are dropped, none goes out otherwise" \
@@ -437,7 +442,6 @@ test_no_connection()
 }
 
 setup_hosts || ktap_skip_all "no hosts"
-OLD_A='' OLD_B=''
 test_peer_moves
 test_attacks
 test_no_connection

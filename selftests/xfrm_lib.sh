@@ -121,6 +121,7 @@ disconnect_pair()
 		kill "$pid" 2>/dev/null
 		wait "$pid" 2>/dev/null
 	done
+	return 0
 }
 
 ##############################################################################
