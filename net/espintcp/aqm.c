@@ -52,9 +52,13 @@ static u64 aqm_octets(const struct tcp_sock *tp, u32 us)
 
 static bool aqm_has_respite(struct espintcp_aqm *aqm)
 {
-	if (aqm->respite && time_after(jiffies, aqm->respite_end))
-		WRITE_ONCE(aqm->respite, false);
-	return aqm->respite;
+	/* Pairs with aqm_give_up(). */
+	if (!smp_load_acquire(&aqm->respite))
+		return false;
+	if (time_before(jiffies, READ_ONCE(aqm->respite_end)))
+		return true;
+	WRITE_ONCE(aqm->respite, false);
+	return false;
 }
 
 /* The wait in the network, us. */
@@ -126,8 +130,9 @@ static void aqm_give_up(struct espintcp_aqm *aqm)
 {
 	aqm->signalling = false;
 	aqm->above = false;
-	aqm->respite_end = jiffies + ESPINTCP_AQM_RESPITE;
-	WRITE_ONCE(aqm->respite, true);
+	WRITE_ONCE(aqm->respite_end, jiffies + ESPINTCP_AQM_RESPITE);
+	/* Pairs with aqm_has_respite(), which does not take txq.lock. */
+	smp_store_release(&aqm->respite, true);
 }
 
 /**
@@ -164,7 +169,7 @@ bool espintcp_aqm_signal(struct espintcp_aqm *aqm, unsigned int len,
 	}
 	if (time_before(jiffies, aqm->next))
 		return false;
-	if (!aqm->respite &&
+	if (!READ_ONCE(aqm->respite) &&
 	    time_after(jiffies, aqm->since + ESPINTCP_AQM_PATIENCE)) {
 		aqm_give_up(aqm);
 		return false;

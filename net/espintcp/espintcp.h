@@ -84,7 +84,7 @@ struct espintcp_key {
  * @next: time of the next signal, jiffies
  * @count: signals given, which sets the pace
  * @respite: signals did not help; the wait in the network is ignored until
- * @respite_end: jiffies
+ * @respite_end: jiffies; both read, and the first cleared, under the socket lock
  *
  * Under txq.lock where nothing else is said.
  */
