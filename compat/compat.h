@@ -148,48 +148,6 @@ static inline int compat_ioctl_return(int value, compat_ioctl_arg_t arg)
 #define COMPAT_RECVMSG_ARGS	sk, msg, len, flags
 #endif
 
-/* 6.10: proto_ops.accept gets its arguments in a structure */
-#ifdef COMPAT_HAVE_PROTO_ACCEPT_ARG
-#define COMPAT_ACCEPT_PARAMS	struct socket *sock, struct socket *newsock, \
-				struct proto_accept_arg *arg
-#define COMPAT_ACCEPT_ARGS	sock, newsock, arg
-#else
-#define COMPAT_ACCEPT_PARAMS	struct socket *sock, struct socket *newsock, \
-				int flags, bool kern
-#define COMPAT_ACCEPT_ARGS	sock, newsock, flags, kern
-#endif
-
-/* 7.0 and stable kernels: syn_recv_sock() gets a callback */
-#ifdef COMPAT_HAVE_OPT_CHILD_INIT
-#define COMPAT_SYN_RECV_PARAMS	const struct sock *sk, struct sk_buff *skb, \
-				struct request_sock *req, \
-				struct dst_entry *dst, \
-				struct request_sock *req_unhash, \
-				bool *own_req, \
-				void (*opt_child_init)(struct sock *newsk, \
-						       const struct sock *sk)
-#define COMPAT_SYN_RECV_ARGS	sk, skb, req, dst, req_unhash, own_req, \
-				opt_child_init
-#else
-#define COMPAT_SYN_RECV_PARAMS	const struct sock *sk, struct sk_buff *skb, \
-				struct request_sock *req, \
-				struct dst_entry *dst, \
-				struct request_sock *req_unhash, \
-				bool *own_req
-#define COMPAT_SYN_RECV_ARGS	sk, skb, req, dst, req_unhash, own_req
-#endif
-
-/* 6.10: a reset has a reason */
-static inline void compat_send_reset(const struct request_sock *req,
-				     const struct sock *sk, struct sk_buff *skb)
-{
-#ifdef COMPAT_HAVE_RST_REASON
-	req->rsk_ops->send_reset(sk, skb, SK_RST_REASON_NOT_SPECIFIED);
-#else
-	req->rsk_ops->send_reset(sk, skb);
-#endif
-}
-
 /* 6.6: tables of sysctls are registered with their length */
 #ifdef COMPAT_HAVE_NET_SYSCTL_SZ
 #define compat_register_net_sysctl register_net_sysctl_sz

@@ -9,7 +9,6 @@
  *
  * stdout, one event a line:
  *	listening PORT		(listener and UDP only)
- *	prefix VALUE		what the kernel says of its prefix (-k only)
  *	ready LOCAL-PORT PEER-PORT
  *	ike LENGTH		an IKE message came in
  *	sent LENGTH		an IKE message was accepted by the kernel
@@ -36,9 +35,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#ifndef ESPINTCP_SO_PREFIX
-#define ESPINTCP_SO_PREFIX	0x4500
-#endif
 #ifndef TCP_ULP
 #define TCP_ULP		31
 #endif
@@ -54,8 +50,8 @@
 #define MAX_MSG		65535
 
 static const char usage[] =
-	"usage: tcp_pair [-b] [-k] [-n] [-r] -l ADDR -p PORT\n"
-	"       tcp_pair [-b] [-k] [-n] [-r] [-s PORT] -c ADDR -p PORT\n"
+	"usage: tcp_pair [-b] [-n] [-r] -l ADDR -p PORT\n"
+	"       tcp_pair [-b] [-n] [-r] [-s PORT] -c ADDR -p PORT\n"
 	"       tcp_pair -u ADDR -p PORT\n"
 	"  -l ADDR  listen on ADDR for one connection\n"
 	"  -c ADDR  connect to ADDR\n"
@@ -63,7 +59,6 @@ static const char usage[] =
 	"  -p PORT  port to listen on or to connect to\n"
 	"  -s PORT  local port of a connecting socket\n"
 	"  -b       have the socket bypass the IPsec policies\n"
-	"  -k       leave the stream prefix to the kernel\n"
 	"  -n       plain TCP: no prefix, no ULP\n"
 	"  -r       reset the connection on close instead of a FIN\n";
 
@@ -74,7 +69,6 @@ struct options {
 	bool listening;
 	bool udp;
 	bool bypass;
-	bool kernel;
 	bool plain;
 	bool reset;
 };
@@ -156,19 +150,6 @@ static int peer_port(int fd)
 	return port_of(&ss);
 }
 
-/* On a listening socket seconds, else just on */
-static void kernel_prefix(int fd, int family, int value)
-{
-	int level = family == AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP;
-	socklen_t len = sizeof(value);
-
-	if (setsockopt(fd, level, ESPINTCP_SO_PREFIX, &value, sizeof(value)))
-		err(1, "ESPINTCP_SO_PREFIX");
-	if (getsockopt(fd, level, ESPINTCP_SO_PREFIX, &value, &len))
-		err(1, "reading ESPINTCP_SO_PREFIX");
-	printf("prefix %d\n", value);
-}
-
 static int accept_one(const struct options *opt)
 {
 	struct addrinfo *ai = resolve(opt->addr, opt->port);
@@ -179,8 +160,6 @@ static int accept_one(const struct options *opt)
 		err(1, "bind");
 	if (listen(listener, 1))
 		err(1, "listen");
-	if (opt->kernel)
-		kernel_prefix(listener, ai->ai_family, 3);
 	printf("listening %d\n", local_port(listener));
 
 	fd = accept(listener, NULL, NULL);
@@ -227,32 +206,10 @@ static void read_prefix(int fd)
 		errx(1, "stream prefix is not " IKETCP_PREFIX);
 }
 
-static int family_of(int fd)
-{
-	struct sockaddr_storage ss;
-	socklen_t len = sizeof(ss);
-
-	if (getsockname(fd, (struct sockaddr *)&ss, &len))
-		err(1, "getsockname");
-	return ss.ss_family;
-}
-
-static void set_ulp(int fd)
-{
-	if (setsockopt(fd, IPPROTO_TCP, TCP_ULP, "espintcp",
-		       sizeof("espintcp")))
-		err(1, "TCP_ULP espintcp");
-}
-
 static void attach_ulp(int fd, const struct options *opt)
 {
-	if (opt->plain || (opt->kernel && opt->listening))
+	if (opt->plain)
 		return;
-	if (opt->kernel) {
-		set_ulp(fd);
-		kernel_prefix(fd, family_of(fd), 1);
-		return;
-	}
 
 	/* Only the TCP originator sends the prefix, see RFC 9329 section 4 */
 	if (opt->listening)
@@ -260,7 +217,9 @@ static void attach_ulp(int fd, const struct options *opt)
 	else if (send(fd, IKETCP_PREFIX, PREFIX_LEN, 0) != PREFIX_LEN)
 		err(1, "stream prefix");
 
-	set_ulp(fd);
+	if (setsockopt(fd, IPPROTO_TCP, TCP_ULP, "espintcp",
+		       sizeof("espintcp")))
+		err(1, "TCP_ULP espintcp");
 }
 
 static void send_ike(int fd, size_t len)
@@ -372,7 +331,7 @@ static void parse_options(int argc, char **argv, struct options *opt)
 {
 	int c;
 
-	while ((c = getopt(argc, argv, "l:c:u:p:s:bknr")) != -1) {
+	while ((c = getopt(argc, argv, "l:c:u:p:s:bnr")) != -1) {
 		switch (c) {
 		case 'l':
 		case 'c':
@@ -389,9 +348,6 @@ static void parse_options(int argc, char **argv, struct options *opt)
 			break;
 		case 'b':
 			opt->bypass = true;
-			break;
-		case 'k':
-			opt->kernel = true;
 			break;
 		case 'n':
 			opt->plain = true;

@@ -16,7 +16,6 @@
  *	lookup.c	connections by addresses and ports
  *	txq.c		frames -> transmit queue -> socket
  *	aqm.c		how long inner packets wait, and what is done about it
- *	prefix.c	the stream prefix, for daemons that leave it to us
  *	stats.c		counters
  *	sysctl.c	settings
  *	drop.c		what was dropped and why
@@ -168,7 +167,6 @@ struct espintcp_rx {
  * @peer_node: in its table of newest connections, if @newest
  * @newest: no later one was opened to the same peer
  * @accepted: the peer opened it; fixed at attach
- * @prefix: the stream prefix was sent by prefix.c (socket lock)
  * @refcnt: held by the socket until detach, by every path that leads here, and
  *	by every frame whose encryption went asynchronous
  * @rcu: readers find a connection without a reference
@@ -203,7 +201,6 @@ struct espintcp_conn {
 	struct rhash_head peer_node;
 	bool newest;
 	bool accepted;
-	bool prefix;
 	refcount_t refcnt;
 	struct rcu_head rcu;
 	bool detached;
@@ -455,10 +452,6 @@ struct espintcp_conn *espintcp_path_get(struct xfrm_state *x);
 void espintcp_path_heard(struct xfrm_state *x, struct espintcp_conn *conn,
 			 u64 seq);
 void espintcp_path_drop(struct xfrm_state *x);
-
-/* prefix.c */
-int espintcp_prefix_init(void);
-void espintcp_prefix_exit(void);
 
 /* sysctl.c */
 int espintcp_sysctl_init(void);

@@ -58,18 +58,13 @@ static int __init espintcp_init(void)
 		pr_err("this kernel has a ULP named espintcp already (CONFIG_INET_ESPINTCP): use that one\n");
 		goto exit_path;
 	}
-	err = espintcp_prefix_init();
-	if (err)
-		goto exit_ulp;
 	err = espintcp_type_init();
 	if (err)
-		goto exit_prefix;
+		goto exit_ulp;
 
 	pr_info("IPsec over TCP (RFC 9329) ready\n");
 	return 0;
 
-exit_prefix:
-	espintcp_prefix_exit();
 exit_ulp:
 	espintcp_ulp_exit();
 exit_path:
@@ -85,7 +80,6 @@ exit_stats:
 
 static void __exit espintcp_exit(void)
 {
-	espintcp_prefix_exit();
 	espintcp_type_exit();
 	espintcp_ulp_exit();
 	espintcp_path_exit();

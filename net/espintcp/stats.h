@@ -43,8 +43,7 @@ struct net;
 	X(CONN_OPENED,		"EspTcpConnOpened")		\
 	X(CONN_CLOSED,		"EspTcpConnClosed")		\
 	X(CONN_ABORTED,		"EspTcpConnAborted")		\
-	X(PATH_MOVED,		"EspTcpPathMoved")		\
-	X(PREFIX_BAD,		"EspTcpPrefixBad")
+	X(PATH_MOVED,		"EspTcpPathMoved")
 
 /**
  * enum espintcp_counter - index of a counter

@@ -6,32 +6,6 @@
 #define _UAPI_LINUX_ESPINTCP_H
 
 /*
- * Socket options
- *
- * At level SOL_IP, or SOL_IPV6 on an IPv6 socket, in a range of their own. Not at
- * a level of their own: nobody can add one to sockets that have no ULP yet, which
- * is where they are needed.
- */
-#define ESPINTCP_SO_BASE	0x4500
-
-/*
- * ESPINTCP_SO_PREFIX, int: the kernel deals with the stream prefix (RFC 9329
- * section 4), which otherwise is the daemon's business.
- *
- * Listening socket: how long a new connection may take to send the prefix,
- * seconds, rounded up to the times TCP repeats a SYN-ACK at; 0 switches it off.
- * accept() gives out connections that have sent it, with the ULP set and the
- * prefix gone, and no others.
- *
- * Connection of ours with the ULP set and nothing sent yet: 1 sends the prefix.
- *
- * Read back: what was set, 0 if nothing was.
- */
-#define ESPINTCP_SO_PREFIX	(ESPINTCP_SO_BASE + 0)
-
-#define ESPINTCP_SO_END		(ESPINTCP_SO_BASE + 1)
-
-/*
  * diag attributes
  *
  * sock_diag (IPPROTO_TCP, with INET_DIAG_INFO's extension bit set) answers an
