@@ -17,6 +17,7 @@
  *
  * stdin, one command a line, and end of file is not a command:
  *	send LENGTH		send an IKE message of LENGTH octets
+ *	shutdown		send nothing more
  *	close			close the socket
  */
 #include <arpa/inet.h>
@@ -269,6 +270,8 @@ static bool run_command(int *fd)
 
 	if (sscanf(line, "send %zu", &len) == 1) {
 		send_ike(*fd, len);
+	} else if (!strcmp(line, "shutdown\n")) {
+		shutdown(*fd, SHUT_WR);
 	} else if (!strcmp(line, "close\n")) {
 		close(*fd);
 		*fd = -1;

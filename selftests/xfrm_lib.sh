@@ -92,7 +92,7 @@ inner()
 # The connection
 
 # connect_pair 4|6 [CONNECTOR-ARGS...]: A connects to B. The pids in $PAIR_A
-# and $PAIR_B, A's port in $PORT_A.
+# and $PAIR_B, A's port in $PORT_A. A reads commands from $PAIR_INPUT, if set.
 connect_pair()
 {
 	local log=$TEST_DIR/pair$1
@@ -105,7 +105,7 @@ connect_pair()
 	PAIR_B=$!
 	wait_for grep -q listening "$log.b" || { cat "$log.b"; return 1; }
 	ip netns exec "$NS_A" ./tcp_pair -b -c "$OUT_B" -p $PORT "$@" \
-		> "$log.a" 2>&1 < /dev/null &
+		> "$log.a" 2>&1 < "${PAIR_INPUT:-/dev/null}" &
 	PAIR_A=$!
 	wait_for grep -q ready "$log.a" && wait_for grep -q ready "$log.b" ||
 		{ cat "$log.a" "$log.b"; return 1; }

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Two hosts in namespaces of their own for the C tests, joined by veth0 on
+ * either side, with a TCP connection between them: A's end stays plain TCP,
+ * B's is to get the ULP.
+ */
+#ifndef ESPINTCP_HOSTS_H
+#define ESPINTCP_HOSTS_H
+
+#include <sys/wait.h>
+
+#include "espintcp_util.h"
+
+#define ADDR_A		"192.0.2.1"
+#define ADDR_B		"192.0.2.2"
+
+static inline int run(const char *command)
+{
+	int status = system(command);
+
+	return status == -1 || !WIFEXITED(status) ? -1 : WEXITSTATUS(status);
+}
+
+static inline int own_ns(void)
+{
+	return open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+}
+
+static inline int enter(int ns)
+{
+	return setns(ns, CLONE_NEWNET);
+}
+
+/* A and B joined by veth0. */
+static inline int join_hosts(int ns_a, int ns_b)
+{
+	char command[256];
+
+	snprintf(command, sizeof(command),
+		 "set -e; ip link add veth0 type veth peer name veth0 netns /proc/%d/fd/%d; "
+		 "ip addr add " ADDR_A "/24 dev veth0 && ip link set veth0 up",
+		 getpid(), ns_b);
+	return enter(ns_a) || run(command) || enter(ns_b) ||
+	       run("ip addr add " ADDR_B "/24 dev veth0 && ip link set veth0 up");
+}
+
+/* A's end of the connection is plain TCP, B's is to get the ULP. */
+static inline int connect_hosts(struct pair *p, int ns_a, int ns_b)
+{
+	struct sockaddr_in addr = { .sin_family = AF_INET };
+	socklen_t len = sizeof(addr);
+	int lfd;
+
+	inet_pton(AF_INET, ADDR_B, &addr.sin_addr);
+	if (enter(ns_b))
+		return -1;
+	lfd = socket(AF_INET, SOCK_STREAM, 0);
+	if (lfd < 0 || bind(lfd, (struct sockaddr *)&addr, len) ||
+	    listen(lfd, 1) || getsockname(lfd, (struct sockaddr *)&addr, &len))
+		return -1;
+	if (enter(ns_a))
+		return -1;
+	p->raw = socket(AF_INET, SOCK_STREAM, 0);
+	if (p->raw < 0 || connect(p->raw, (struct sockaddr *)&addr, len))
+		return -1;
+	p->ulp = accept(lfd, NULL, NULL);
+	p->written = 0;
+	close(lfd);
+	return p->ulp < 0 || enter(ns_b) ||
+	       set_timeout(p->raw, SO_SNDTIMEO, WAIT_MS) ? -1 : 0;
+}
+
+#endif /* ESPINTCP_HOSTS_H */
