@@ -167,8 +167,8 @@ struct espintcp_rx {
  * @peer_node: in its table of newest connections, if @newest
  * @newest: no later one was opened to the same peer
  * @accepted: the peer opened it; fixed at attach
- * @refcnt: held by the socket until detach, by every path that leads here, and
- *	by every frame whose encryption went asynchronous
+ * @refcnt: held by the socket until detach, by every path that leads here, by
+ *	every frame while it is encrypted, and by every asynchronous operation
  * @rcu: readers find a connection without a reference
  * @detached: the socket is gone for this module (socket lock; set under
  *	txq.lock as well)

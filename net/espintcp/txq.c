@@ -280,6 +280,8 @@ static int txq_append_esp(struct espintcp_conn *conn, struct xfrm_state *x,
 	} else if (!txq_signal(txq, x, skb)) {
 		err = -ENOBUFS;
 	} else {
+		/* Not shut: the socket still has its own reference. */
+		refcount_inc(&conn->refcnt);
 		__skb_queue_tail(&txq->esp, skb);
 		txq_account(txq, skb, 1);
 		trace_espintcp_queued(conn, ESPINTCP_ESP,
@@ -294,7 +296,8 @@ static int txq_append_esp(struct espintcp_conn *conn, struct xfrm_state *x,
  * @conn: the connection
  * @x: the SA
  * @skb: the inner packet, its frame allocated; on the queue on success, but
- *	the caller's to encrypt until espintcp_txq_complete_esp()
+ *	the caller's to encrypt until espintcp_txq_complete_esp(), and @conn
+ *	has a reference as long
  * @seq: the sequence number XFRM gave; may be replaced by a later one
  *
  * Context: process or softirq, under RCU; takes the SA's lock.
@@ -363,7 +366,10 @@ static void txq_schedule(struct espintcp_conn *conn, unsigned int len)
  * @err: 0 hands the frame over to the queue; otherwise it is taken off and
  *	@skb, without its frame, is the caller's again
  *
- * Context: process or softirq, under RCU or with a reference on @conn.
+ * Drops the reference that came with the place; under RCU, or with another one,
+ * the caller may still use @conn.
+ *
+ * Context: process or softirq.
  */
 void espintcp_txq_complete_esp(struct espintcp_conn *conn, struct sk_buff *skb,
 			       int err)
@@ -395,6 +401,7 @@ void espintcp_txq_complete_esp(struct espintcp_conn *conn, struct sk_buff *skb,
 		espintcp_drop(conn->key.net, conn, ESPINTCP_DROP_OUT_CLOSED);
 		frame_drop(skb);
 	}
+	espintcp_conn_put(conn);
 }
 
 /* Moves the next frames from the queues to @wire, IKE first. */
