@@ -89,6 +89,7 @@ void espintcp_aqm_update(struct espintcp_conn *conn)
 		room = max_t(u64, aqm_octets(tp, ESPINTCP_AQM_TARGET - wait),
 			     ESPINTCP_AQM_ROOM_MIN);
 	WRITE_ONCE(aqm->room, min_t(u64, room, INT_MAX));
+	WRITE_ONCE(aqm->updated, jiffies);
 	aqm->unsent_max = clamp_t(u64, aqm_octets(tp, ESPINTCP_AQM_UNSENT),
 				  ESPINTCP_AQM_UNSENT_MIN,
 				  ESPINTCP_AQM_UNSENT_MAX);
@@ -135,6 +136,17 @@ static void aqm_give_up(struct espintcp_aqm *aqm)
 	smp_store_release(&aqm->respite, true);
 }
 
+/* Is there no wait that is too long? What TCP knew when it last had something to
+ * send tells nothing after a pause: with the queue empty too, begin anew.
+ */
+static bool aqm_is_short(const struct espintcp_aqm *aqm, unsigned int waiting)
+{
+	if (waiting < READ_ONCE(aqm->room))
+		return true;
+	return !waiting && time_after(jiffies, READ_ONCE(aqm->updated) +
+					       ESPINTCP_AQM_INTERVAL);
+}
+
 /**
  * espintcp_aqm_signal - should the sender of this packet be told to slow down?
  * @aqm: the connection's
@@ -148,7 +160,7 @@ bool espintcp_aqm_signal(struct espintcp_aqm *aqm, unsigned int len,
 			 unsigned int waiting)
 {
 	/* No room at all when the wait in the network alone is too long. */
-	if (likely(waiting < READ_ONCE(aqm->room))) {
+	if (likely(aqm_is_short(aqm, waiting))) {
 		aqm->above = false;
 		aqm->signalling = false;
 		return false;

@@ -76,6 +76,7 @@ struct espintcp_key {
  * struct espintcp_aqm - keeps short the time inner packets wait
  * @room: octets that may wait in the ESP queue before it is too long; written
  *	under the socket lock, read under txq.lock
+ * @updated: when that was, jiffies; likewise
  * @unsent_max: octets TCP is given ahead of what it has sent (socket lock)
  * @above: it was too long when the last packet came
  * @signalling: and has been for an interval: senders are told
@@ -89,6 +90,7 @@ struct espintcp_key {
  */
 struct espintcp_aqm {
 	unsigned int room;
+	unsigned long updated;
 	unsigned int unsent_max;
 	bool above;
 	bool signalling;
