@@ -79,7 +79,7 @@ test_status()
 	says "^$a -> $b  open, last valid ESP [0-9.]+ s ago$" \
 		"^    in .* esp 3 \(498 octets\)" \
 		"^    out .* esp 3 \(498 octets\)$" \
-		"^    queued   ike 0  esp 0  of [0-9]+ octets each$" \
+		"^    queued   ike 0 of [0-9]+  esp 0 of [0-9]+ octets$" \
 		"^    SA out   spi 0x00001001  reqid 1  tunnel  3 packets" \
 		"^    SA in    spi 0x00002001  reqid 1  tunnel  3 packets" &&
 	! grep -Eq "dropped|without" "$TEST_DIR/out"

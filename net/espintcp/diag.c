@@ -81,7 +81,9 @@ static int diag_put_queues(struct sk_buff *skb, struct espintcp_conn *conn)
 			READ_ONCE(txq->ike_octets)) ||
 	    nla_put_u32(skb, ESPINTCP_DIAG_ESP_QUEUED,
 			READ_ONCE(txq->esp_octets)) ||
-	    nla_put_u32(skb, ESPINTCP_DIAG_QUEUE_LIMIT, READ_ONCE(txq->limit)))
+	    nla_put_u32(skb, ESPINTCP_DIAG_IKE_LIMIT, READ_ONCE(txq->limit)) ||
+	    nla_put_u32(skb, ESPINTCP_DIAG_ESP_LIMIT,
+			READ_ONCE(txq->esp_limit)))
 		return -EMSGSIZE;
 	return 0;
 }
@@ -156,7 +158,7 @@ size_t espintcp_diag_size(void)
 	const size_t traffic = nla_total_size(2 * nla_total_size_64bit(8));
 	const size_t drops = ESPINTCP_DROP_MAX * nla_total_size(sizeof(u32));
 
-	return nla_total_size(6 * nla_total_size(sizeof(u32)) +
+	return nla_total_size(7 * nla_total_size(sizeof(u32)) +
 			      nla_total_size_64bit(sizeof(u64)) +
 			      5 * traffic + nla_total_size(drops));
 }

@@ -154,7 +154,8 @@ static uint32_t *conn_u32(struct conn *conn, int type)
 	case ESPINTCP_DIAG_IKE_UNREAD:	return &conn->ike_unread;
 	case ESPINTCP_DIAG_IKE_QUEUED:	return &conn->ike_queued;
 	case ESPINTCP_DIAG_ESP_QUEUED:	return &conn->esp_queued;
-	case ESPINTCP_DIAG_QUEUE_LIMIT:	return &conn->queue_limit;
+	case ESPINTCP_DIAG_IKE_LIMIT:	return &conn->ike_limit;
+	case ESPINTCP_DIAG_ESP_LIMIT:	return &conn->esp_limit;
 	}
 	return NULL;
 }

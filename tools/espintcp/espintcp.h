@@ -66,7 +66,8 @@ struct conn {
 	uint32_t ike_unread;
 	uint32_t ike_queued;
 	uint32_t esp_queued;
-	uint32_t queue_limit;
+	uint32_t ike_limit;
+	uint32_t esp_limit;
 	struct traffic traffic[TRAFFIC_MAX];
 	uint32_t drops[ESPINTCP_DROP_MAX + 1];
 };

@@ -149,8 +149,9 @@ static void print_conn(const struct conn *conn, const struct conn *last,
 	printf("\n    out    ");
 	print_traffic(conn, last, seconds, OUT_IKE);
 	print_traffic(conn, last, seconds, OUT_ESP);
-	printf("\n    queued   ike %u  esp %u  of %u octets each",
-	       conn->ike_queued, conn->esp_queued, conn->queue_limit);
+	printf("\n    queued   ike %u of %u  esp %u of %u octets",
+	       conn->ike_queued, conn->ike_limit,
+	       conn->esp_queued, conn->esp_limit);
 	if (conn->ike_unread)
 		printf("; the daemon has not read %u messages",
 		       conn->ike_unread);
@@ -271,8 +272,10 @@ static void json_conn(const struct view *view, const struct conn *conn)
 		printf("null");
 	printf(",\"carries_sas\":%u,\"ike_unread\":%u", conn->sas,
 	       conn->ike_unread);
-	printf(",\"queued\":{\"ike\":%u,\"esp\":%u,\"limit\":%u}",
-	       conn->ike_queued, conn->esp_queued, conn->queue_limit);
+	printf(",\"queued\":{\"ike\":%u,\"ike_limit\":%u", conn->ike_queued,
+	       conn->ike_limit);
+	printf(",\"esp\":%u,\"esp_limit\":%u}", conn->esp_queued,
+	       conn->esp_limit);
 	printf(",\"in\":{");
 	json_traffic(conn, IN_IKE, IN_KEEPALIVE);
 	printf("},\"out\":{");

@@ -28,7 +28,8 @@
  * @ESPINTCP_DIAG_IKE_UNREAD: u32, messages the daemon has not read
  * @ESPINTCP_DIAG_IKE_QUEUED: u32, octets of IKE that TCP does not have yet
  * @ESPINTCP_DIAG_ESP_QUEUED: u32, octets of ESP that TCP does not have yet
- * @ESPINTCP_DIAG_QUEUE_LIMIT: u32, octets either may grow to
+ * @ESPINTCP_DIAG_IKE_LIMIT: u32, octets @ESPINTCP_DIAG_IKE_QUEUED may grow to
+ * @ESPINTCP_DIAG_ESP_LIMIT: u32, octets @ESPINTCP_DIAG_ESP_QUEUED may grow to
  * @ESPINTCP_DIAG_IN_IKE: nest of enum espintcp_diag_count
  * @ESPINTCP_DIAG_IN_ESP: likewise
  * @ESPINTCP_DIAG_IN_KEEPALIVE: likewise
@@ -45,7 +46,8 @@ enum espintcp_diag {
 	ESPINTCP_DIAG_IKE_UNREAD,
 	ESPINTCP_DIAG_IKE_QUEUED,
 	ESPINTCP_DIAG_ESP_QUEUED,
-	ESPINTCP_DIAG_QUEUE_LIMIT,
+	ESPINTCP_DIAG_IKE_LIMIT,
+	ESPINTCP_DIAG_ESP_LIMIT,
 	ESPINTCP_DIAG_IN_IKE,
 	ESPINTCP_DIAG_IN_ESP,
 	ESPINTCP_DIAG_IN_KEEPALIVE,
