@@ -116,35 +116,15 @@ migrate_both()
 	OUT_A=$4 OUT_B=$5
 }
 
-to_new_connection()
+# to_connection FROM TO: from one over IPvFROM to a new one over IPvTO
+to_connection()
 {
-	local old_a=$PAIR_A old_b=$PAIR_B
+	local from=$1 to=$2 a=V$2_A b=V$2_B old_a=$PAIR_A old_b=$PAIR_B
 
-	connect_pair 4 -r &&
-	migrate_both $ESPINTCP "$PORT_A" $PORT $V4_A $V4_B &&
-	only_on tcp4 || return
-	disconnect_pair "$old_a" "$old_b"
-}
-
-to_ipv6()
-{
-	local old_a=$PAIR_A old_b=$PAIR_B
-
-	connect_pair 6 -r || return
-	outer 4
-	migrate_both $ESPINTCP "$PORT_A" $PORT $V6_A $V6_B &&
-	only_on tcp6 || return
-	disconnect_pair "$old_a" "$old_b"
-}
-
-to_ipv4()
-{
-	local old_a=$PAIR_A old_b=$PAIR_B
-
-	connect_pair 4 -r || return
-	outer 6
-	migrate_both $ESPINTCP "$PORT_A" $PORT $V4_A $V4_B &&
-	only_on tcp4 || return
+	connect_pair "$to" -r || return
+	outer "$from"
+	migrate_both $ESPINTCP "$PORT_A" $PORT "${!a}" "${!b}" &&
+	only_on "tcp$to" || return
 	disconnect_pair "$old_a" "$old_b"
 }
 
@@ -237,9 +217,9 @@ print_ping()
 
 setup_hosts || ktap_skip_all "no hosts"
 check "a tunnel, and a ping in it" tunnel_up || ktap_finish
-check "XFRM_MSG_MIGRATE: to another TCP connection" to_new_connection
-check "XFRM_MSG_MIGRATE: from IPv4 to IPv6" to_ipv6
-check "XFRM_MSG_MIGRATE: from IPv6 to IPv4" to_ipv4
+check "XFRM_MSG_MIGRATE: to another TCP connection" to_connection 4 4
+check "XFRM_MSG_MIGRATE: from IPv4 to IPv6" to_connection 4 6
+check "XFRM_MSG_MIGRATE: from IPv6 to IPv4" to_connection 6 4
 check "XFRM_MSG_MIGRATE: from TCP to UDP" to_udp
 check "XFRM_MSG_UPDSA: not from UDP to TCP" updsa_refused
 check "delete and add: from UDP to none" to_plain
