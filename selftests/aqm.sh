@@ -100,8 +100,8 @@ dropped()
 
 setup_hosts && outer 4 && inner 4 && connect_pair 4 && flush_xfrm &&
 	new_sas tunnel "$GCM" &&
-	add_policies tunnel "$IN4_A" "$IN4_B" &&
-	add_policies tunnel "$IN6_A" "$IN6_B" &&
+	set_policies tunnel "$IN4_A" "$IN4_B" &&
+	set_policies tunnel "$IN6_A" "$IN6_B" &&
 	count_marks && slow_wire ||
 	{ ktap_fail "a slow connection"; exit 1; }
 

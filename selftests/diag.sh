@@ -149,7 +149,7 @@ test_records()
 }
 
 setup_hosts && outer 4 && inner 4 && connect_commanded && flush_xfrm &&
-	add_policies tunnel "$IN_A" "$IN_B" ||
+	set_policies tunnel "$IN_A" "$IN_B" ||
 	{ ktap_fail "a connection"; exit 1; }
 test_fresh
 test_ike

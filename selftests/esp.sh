@@ -75,14 +75,14 @@ test_matrix()
 	for out in 4 6; do
 		connect_pair $out || { ktap_fail "no IPv$out connection"; return; }
 		flush_xfrm
-		add_policies transport "$OUT_A" "$OUT_B"
+		set_policies transport "$OUT_A" "$OUT_B"
 		algos=$ALGOS
 		algorithms transport "transport over IPv$out" "$OUT_A" "$OUT_B"
 		for mode in tunnel beet; do
 			for in in 4 6; do
 				inner $in
 				flush_xfrm
-				add_policies $mode "$IN_A" "$IN_B"
+				set_policies $mode "$IN_A" "$IN_B"
 				[ $in = $out ] && algos=$ALGOS || algos=$FEW_ALGOS
 				algorithms $mode "$mode, IPv$in over IPv$out" \
 					"$IN_A" "$IN_B"
@@ -103,7 +103,7 @@ tunnel_up()
 	connect_pair 4 -r || return
 	inner 4
 	flush_xfrm
-	add_policies tunnel "$IN_A" "$IN_B"
+	set_policies tunnel "$IN_A" "$IN_B"
 }
 
 tunnel_down()
@@ -225,7 +225,7 @@ tfc()
 xfrm_interface()
 {
 	flush_xfrm
-	add_policies tunnel 0.0.0.0/0 0.0.0.0/0 if_id 7 &&
+	set_policies tunnel 0.0.0.0/0 0.0.0.0/0 if_id 7 &&
 	new_sas tunnel "$GCM" if_id 7 && save_counters &&
 	xfrm_device "$NS_A" 10.7.0.1/24 && xfrm_device "$NS_B" 10.7.0.2/24 &&
 	ping_b 10.7.0.1 10.7.0.2 3 56 && only_esp_moved 3 &&
@@ -441,7 +441,7 @@ test_no_connection()
 	inner 4
 	PORT_A=40001
 	flush_xfrm
-	add_policies tunnel "$IN_A" "$IN_B"
+	set_policies tunnel "$IN_A" "$IN_B"
 	check "an SA that never had a connection sends nothing" no_connection
 
 	connect_pair 4 -s $PORT_A -r || { ktap_fail "reconnect"; return; }

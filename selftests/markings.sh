@@ -23,7 +23,7 @@ TOS=0xbb
 tunnel_up()
 {
 	connect_pair "$1" -r && inner 4 && flush_xfrm &&
-	add_policies tunnel "$IN_A" "$IN_B" && new_sas tunnel "$GCM" &&
+	set_policies tunnel "$IN_A" "$IN_B" && new_sas tunnel "$GCM" &&
 	ping_b "$IN_A" "$IN_B" 1 56
 }
 

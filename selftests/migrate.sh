@@ -103,9 +103,9 @@ migrate()
 	local ab=out ba=in
 
 	[ "$ns" = "$NS_A" ] || ab=in ba=out
-	in_ns "$ns" ./xfrm_migrate -e "$type,$port_a,$port_b" $ab \
+	in_ns "$ns" ./xfrm_migrate -e "$type,$port_a,$port_b" policy $ab \
 		"$IN_A" "$IN_B" 1 "$OUT_A" "$OUT_B" "$a" "$b" &&
-	in_ns "$ns" ./xfrm_migrate -e "$type,$port_b,$port_a" $ba \
+	in_ns "$ns" ./xfrm_migrate -e "$type,$port_b,$port_a" policy $ba \
 		"$IN_B" "$IN_A" 1 "$OUT_B" "$OUT_A" "$b" "$a"
 }
 
@@ -200,11 +200,83 @@ back_to_tcp()
 }
 
 ##############################################################################
+# XFRM_MSG_MIGRATE_STATE, which moves one SA and leaves policies to the daemon
+
+# Of an SA that there is not, a kernel that knows the message can say so
+migrate_state_known()
+{
+	[ "$(in_ns "$NS_A" ./xfrm_migrate state "$OUT_B" 0x7777 1 \
+		"$OUT_A" "$OUT_B")" = ESRCH ]
+}
+
+# migrate_states ENCAP NEW-A NEW-B: the SAs of both hosts, then their policies.
+# ENCAP is empty, or what "xfrm_migrate -e" takes and the same both ways.
+migrate_states()
+{
+	local encap=${1:+-e $1} a=$2 b=$3 ns
+
+	for ns in "$NS_B" "$NS_A"; do
+		# shellcheck disable=SC2086 # an option
+		in_ns "$ns" ./xfrm_migrate $encap state "$OUT_B" $SPI_AB 1 \
+			"$a" "$b" &&
+		in_ns "$ns" ./xfrm_migrate $encap state "$OUT_A" $SPI_BA 1 \
+			"$b" "$a" || return
+	done
+	OUT_A=$a OUT_B=$b
+	set_policies tunnel "$IN_A" "$IN_B"
+}
+
+state_to_tcp_refused()
+{
+	expect "the kernel's answer" EINVAL \
+		"$(in_ns "$NS_A" ./xfrm_migrate -e "$ESPINTCP,$PORT_A,$PORT" \
+			state "$OUT_B" $SPI_AB 1 "$OUT_A" "$OUT_B")" &&
+	answers_come
+}
+
+# state_to_family FROM TO: the SAs keep their template, whose port of A no
+# connection has there. A sends on the one it opened last, and B follows.
+state_to_family()
+{
+	local from=$1 to=$2 a=V$2_A b=V$2_B old_a=$PAIR_A old_b=$PAIR_B
+
+	connect_pair "$to" -r || return
+	outer "$from"
+	migrate_states "" "${!a}" "${!b}" && only_on "tcp$to" || return
+	disconnect_pair "$old_a" "$old_b"
+}
+
+state_to_udp()
+{
+	migrate_states $ESPINUDP,$UDP_PORT,$UDP_PORT $V4_A $V4_B && only_on udp
+}
+
+state_to_plain()
+{
+	migrate_states 0,0,0 $V4_A $V4_B && only_on esp
+}
+
+test_migrate_state()
+{
+	if ! migrate_state_known; then
+		ktap_skip "XFRM_MSG_MIGRATE_STATE" "not in this kernel"
+		return
+	fi
+	check "XFRM_MSG_MIGRATE_STATE: TCP is refused" state_to_tcp_refused
+	check "XFRM_MSG_MIGRATE_STATE: TCP from IPv4 to IPv6" \
+		state_to_family 4 6
+	check "XFRM_MSG_MIGRATE_STATE: TCP from IPv6 to IPv4" \
+		state_to_family 6 4
+	check "XFRM_MSG_MIGRATE_STATE: from TCP to UDP" state_to_udp
+	check "XFRM_MSG_MIGRATE_STATE: from UDP to none" state_to_plain
+}
+
+##############################################################################
 
 tunnel_up()
 {
 	connect_pair 4 -r && inner 4 && flush_xfrm &&
-	add_policies tunnel "$IN_A" "$IN_B" &&
+	set_policies tunnel "$IN_A" "$IN_B" &&
 	new_sas tunnel "$GCM" replay-window 32 && start_ping
 }
 
@@ -224,6 +296,7 @@ check "XFRM_MSG_MIGRATE: from TCP to UDP" to_udp
 check "XFRM_MSG_UPDSA: not from UDP to TCP" updsa_refused
 check "delete and add: from UDP to none" to_plain
 check "delete and add: from none to TCP" back_to_tcp
+test_migrate_state
 check "nothing was taken for a replay" nothing_refused
 print_ping
 ktap_finish

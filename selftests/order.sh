@@ -72,7 +72,7 @@ asynchronous()
 }
 
 setup_hosts && outer 4 && inner 4 && connect_pair 4 && flush_xfrm &&
-	add_policies tunnel "$IN_A" "$IN_B" ||
+	set_policies tunnel "$IN_A" "$IN_B" ||
 	{ ktap_fail "a connection"; exit 1; }
 
 check "replay window of 1" in_order replay-window 1

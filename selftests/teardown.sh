@@ -119,7 +119,7 @@ gone()
 }
 
 setup_hosts && outer 4 && inner 4 && flush_xfrm &&
-	add_policies tunnel "$IN_A" "$IN_B" && mkfifo "$TEST_DIR/input" &&
+	set_policies tunnel "$IN_A" "$IN_B" && mkfifo "$TEST_DIR/input" &&
 	exec 8<>"$TEST_DIR/input" || ktap_skip_all "no hosts"
 # shellcheck disable=SC2034 # for connect_pair
 PAIR_INPUT=$TEST_DIR/input

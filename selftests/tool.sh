@@ -220,7 +220,7 @@ test_check_no_privilege()
 }
 
 setup_hosts && outer 4 && inner 4 && flush_xfrm &&
-	add_policies tunnel "$IN_A" "$IN_B" ||
+	set_policies tunnel "$IN_A" "$IN_B" ||
 	{ ktap_fail "two hosts"; exit 1; }
 check "usage and its exit status" test_usage
 check "status: nothing there" test_nothing

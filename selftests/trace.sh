@@ -133,7 +133,7 @@ test_reason()
 }
 
 setup_hosts && outer 4 && inner 4 && connect_pair 4 && flush_xfrm &&
-	add_policies tunnel "$IN_A" "$IN_B" ||
+	set_policies tunnel "$IN_A" "$IN_B" ||
 	{ ktap_fail "a connection"; exit 1; }
 trace_start || { ktap_fail "the tracepoints are in tracefs"; exit 1; }
 ktap_pass "the tracepoints are in tracefs"

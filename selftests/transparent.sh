@@ -104,7 +104,7 @@ prepare()
 	outer "$2"
 	inner "$2"
 	[ "$1" != transport ] || IN_A=$OUT_A IN_B=$OUT_B
-	flush_xfrm && add_policies "$1" "$IN_A" "$IN_B"
+	flush_xfrm && set_policies "$1" "$IN_A" "$IN_B"
 }
 
 # test_each COMMAND TEXT: all kinds of SA that are none of the module's business

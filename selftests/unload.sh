@@ -63,7 +63,7 @@ sas_up()
 {
 	outer "$1"
 	inner "$1"
-	flush_xfrm && add_policies tunnel "$IN_A" "$IN_B" &&
+	flush_xfrm && set_policies tunnel "$IN_A" "$IN_B" &&
 	new_sas tunnel "$GCM"
 }
 

@@ -170,9 +170,9 @@ new_sas()
 		{ cat "$TEST_DIR/batch"; return 1; }
 }
 
-# add_policies MODE SRC DST [WORDS...]: for all between A's address SRC and B's
+# set_policies MODE SRC DST [WORDS...]: for all between A's address SRC and B's
 # address DST
-add_policies()
+set_policies()
 {
 	local mode=$1 src=$2 dst=$3 ab ba
 
@@ -180,12 +180,12 @@ add_policies()
 	ab="tmpl src $OUT_A dst $OUT_B proto esp reqid 1 mode $mode"
 	ba="tmpl src $OUT_B dst $OUT_A proto esp reqid 1 mode $mode"
 	ip -n "$NS_A" -batch - <<-EOF &&
-	xfrm policy add src $src dst $dst dir out $* $ab
-	xfrm policy add src $dst dst $src dir in $* $ba
+	xfrm policy update src $src dst $dst dir out $* $ab
+	xfrm policy update src $dst dst $src dir in $* $ba
 	EOF
 	ip -n "$NS_B" -batch - <<-EOF
-	xfrm policy add src $dst dst $src dir out $* $ba
-	xfrm policy add src $src dst $dst dir in $* $ab
+	xfrm policy update src $dst dst $src dir out $* $ba
+	xfrm policy update src $src dst $dst dir in $* $ab
 	EOF
 }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * XFRM_MSG_MIGRATE, for which iproute2 has no command.
+ * XFRM_MSG_MIGRATE and XFRM_MSG_MIGRATE_STATE, for which iproute2 has no command.
  *
- * Moves a tunnel policy and its SAs from one pair of addresses to another and,
- * with -e, to another encapsulation. Prints the kernel's error, if any, and
- * exits with 1 then.
+ * The first moves a tunnel policy and its SAs from one pair of addresses to
+ * another, the second (Linux 7.2) one SA; with -e to another encapsulation.
+ * Prints the kernel's error, if any, and exits with 1 then.
  */
 #include <arpa/inet.h>
 #include <err.h>
@@ -18,16 +18,42 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#ifndef XFRM_MSG_MIGRATE_STATE
+#define XFRM_MSG_MIGRATE_STATE	(XFRM_MSG_GETDEFAULT + 1)
+
+struct xfrm_user_migrate_state {
+	struct xfrm_usersa_id id;
+	xfrm_address_t new_daddr;
+	xfrm_address_t new_saddr;
+	struct xfrm_mark old_mark;
+	struct xfrm_selector new_sel;
+	__u32 new_reqid;
+	__u32 flags;
+	__u16 new_family;
+	__u16 reserved;
+};
+#endif
+
 static const char usage[] =
-	"usage: xfrm_migrate [-e TYPE,SPORT,DPORT] out|in SEL-SRC SEL-DST REQID\n"
+	"usage: xfrm_migrate [-e TYPE,SPORT,DPORT] policy out|in SEL-SRC SEL-DST REQID\n"
 	"                    OLD-SRC OLD-DST NEW-SRC NEW-DST\n"
-	"  -e TYPE,SPORT,DPORT  encapsulation: 2 is ESP in UDP, 7 ESP in TCP\n";
+	"       xfrm_migrate [-e TYPE,SPORT,DPORT] state OLD-DST SPI REQID NEW-SRC NEW-DST\n"
+	"  -e TYPE,SPORT,DPORT  encapsulation: 0 is none, 2 ESP in UDP, 7 ESP in TCP\n";
 
 struct request {
 	struct nlmsghdr nlh;
-	struct xfrm_userpolicy_id policy;
-	char attrs[512];
+	char payload[1024];
 };
+
+/* The fixed part of a message, which attributes follow */
+static void *request_begin(struct request *req, int type, size_t len)
+{
+	memset(req, 0, sizeof(*req));
+	req->nlh.nlmsg_len = NLMSG_LENGTH(len);
+	req->nlh.nlmsg_type = type;
+	req->nlh.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
+	return NLMSG_DATA(&req->nlh);
+}
 
 static int parse_address(const char *text, xfrm_address_t *addr)
 {
@@ -63,33 +89,47 @@ static void add_encap(struct request *req, const char *text)
 	add_attr(req, XFRMA_ENCAP, &encap, sizeof(encap));
 }
 
-static void set_policy(struct request *req, char **arg)
+static void set_policy(struct xfrm_userpolicy_id *policy, char **arg)
 {
-	struct xfrm_selector *sel = &req->policy.sel;
+	struct xfrm_selector *sel = &policy->sel;
 
 	if (strcmp(arg[0], "out") && strcmp(arg[0], "in"))
 		errx(2, "neither out nor in: %s", arg[0]);
-	req->policy.dir = strcmp(arg[0], "in") ? XFRM_POLICY_OUT :
-						 XFRM_POLICY_IN;
+	policy->dir = strcmp(arg[0], "in") ? XFRM_POLICY_OUT : XFRM_POLICY_IN;
 	sel->family = parse_address(arg[1], &sel->saddr);
 	parse_address(arg[2], &sel->daddr);
 	sel->prefixlen_s = sel->family == AF_INET ? 32 : 128;
 	sel->prefixlen_d = sel->prefixlen_s;
 }
 
-static void add_migrate(struct request *req, char **arg)
+static void migrate_policy(struct request *req, char **arg)
 {
 	struct xfrm_user_migrate m = {
 		.proto = IPPROTO_ESP,
 		.mode = XFRM_MODE_TUNNEL,
-		.reqid = strtoul(arg[0], NULL, 0),
+		.reqid = strtoul(arg[3], NULL, 0),
 	};
 
-	m.old_family = parse_address(arg[1], &m.old_saddr);
-	parse_address(arg[2], &m.old_daddr);
-	m.new_family = parse_address(arg[3], &m.new_saddr);
-	parse_address(arg[4], &m.new_daddr);
+	set_policy(request_begin(req, XFRM_MSG_MIGRATE,
+				 sizeof(struct xfrm_userpolicy_id)), arg);
+	m.old_family = parse_address(arg[4], &m.old_saddr);
+	parse_address(arg[5], &m.old_daddr);
+	m.new_family = parse_address(arg[6], &m.new_saddr);
+	parse_address(arg[7], &m.new_daddr);
 	add_attr(req, XFRMA_MIGRATE, &m, sizeof(m));
+}
+
+static void migrate_state(struct request *req, char **arg)
+{
+	struct xfrm_user_migrate_state *m;
+
+	m = request_begin(req, XFRM_MSG_MIGRATE_STATE, sizeof(*m));
+	m->id.family = parse_address(arg[0], &m->id.daddr);
+	m->id.spi = htonl(strtoul(arg[1], NULL, 0));
+	m->id.proto = IPPROTO_ESP;
+	m->new_reqid = strtoul(arg[2], NULL, 0);
+	m->new_family = parse_address(arg[3], &m->new_saddr);
+	parse_address(arg[4], &m->new_daddr);
 }
 
 /* Returns the kernel's answer, 0 or an errno */
@@ -116,12 +156,8 @@ static int transact(const struct request *req)
 
 int main(int argc, char **argv)
 {
-	struct request req = {
-		.nlh.nlmsg_len = NLMSG_LENGTH(sizeof(req.policy)),
-		.nlh.nlmsg_type = XFRM_MSG_MIGRATE,
-		.nlh.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK,
-	};
 	const char *encap = NULL;
+	struct request req;
 	int c, error;
 
 	while ((c = getopt(argc, argv, "e:")) != -1) {
@@ -129,13 +165,18 @@ int main(int argc, char **argv)
 			goto bad;
 		encap = optarg;
 	}
-	if (argc - optind != 8)
-		goto bad;
+	argc -= optind;
+	argv += optind;
 
-	set_policy(&req, argv + optind);
-	add_migrate(&req, argv + optind + 3);
+	if (argc == 9 && !strcmp(argv[0], "policy"))
+		migrate_policy(&req, argv + 1);
+	else if (argc == 6 && !strcmp(argv[0], "state"))
+		migrate_state(&req, argv + 1);
+	else
+		goto bad;
 	if (encap)
 		add_encap(&req, encap);
+
 	error = transact(&req);
 	if (!error)
 		return 0;
