@@ -12,8 +12,9 @@
  * and sooner, until the wait is short again.
  *
  * The wait in the network is how much longer a round trip takes than the
- * shortest one did. If no signals help, the queue is someone else's: for a
- * while only our own counts, or a stranger would take all of the path.
+ * shortest one did, unless that is no news of this path: after a pause it begins
+ * anew, and when half of what was in flight takes as long as all of it, the path
+ * is another or the queue is someone else's, and this is the base from then on.
  */
 #include <linux/jiffies.h>
 #include <linux/math64.h>
@@ -22,17 +23,16 @@
 
 #include "espintcp.h"
 
-/* A wait that is too long, us, and for how long it may be, jiffies. */
+/* A wait that is too long, us, on a short path, and for how long it may be,
+ * jiffies.
+ */
 #define ESPINTCP_AQM_TARGET	(5 * USEC_PER_MSEC)
 #define ESPINTCP_AQM_INTERVAL	(HZ / 10)
-/* When signals that do not help end, and for how long, jiffies. */
-#define ESPINTCP_AQM_PATIENCE	(3 * HZ)
-#define ESPINTCP_AQM_RESPITE	(30 * HZ)
 /* Smaller packets, ACKs and the like, are left alone, octets. */
 #define ESPINTCP_AQM_SMALL	256
 /* A wait for fewer octets than this is none. */
 #define ESPINTCP_AQM_ROOM_MIN	4096
-/* With fewer segments in flight a long round trip tells of a late ACK. */
+/* Fewer segments in flight than this are few. */
 #define ESPINTCP_AQM_FLIGHT_MIN	10
 
 /* What TCP should have unsent to be busy until the next ACK, us and octets. */
@@ -50,26 +50,85 @@ static u64 aqm_octets(const struct tcp_sock *tp, u32 us)
 	return div_u64((u64)tcp_snd_cwnd(tp) * tp->mss_cache * us, srtt);
 }
 
-static bool aqm_has_respite(struct espintcp_aqm *aqm)
+/* TCP's last round trip is now the shortest. */
+static void aqm_rebase(struct espintcp_aqm *aqm, const struct tcp_sock *tp)
 {
-	/* Pairs with aqm_give_up(). */
-	if (!smp_load_acquire(&aqm->respite))
-		return false;
-	if (time_before(jiffies, READ_ONCE(aqm->respite_end)))
-		return true;
-	WRITE_ONCE(aqm->respite, false);
-	return false;
+	aqm->base = tp->rack.rtt_us;
+	aqm->test.state = ESPINTCP_AQM_NO_TEST;
 }
 
-/* The wait in the network, us. */
-static u32 aqm_path_wait(struct espintcp_aqm *aqm, const struct tcp_sock *tp)
+/* After as long a pause TCP itself takes what it knew of the path for stale. */
+static bool aqm_paused(const struct espintcp_conn *conn)
 {
-	u32 rtt = tp->rack.rtt_us, min_rtt = tcp_min_rtt(tp);
+	return time_after(jiffies, conn->txq.aqm.updated +
+				   inet_csk(conn->sk)->icsk_rto);
+}
 
-	if (rtt <= min_rtt || aqm_has_respite(aqm) ||
-	    tcp_packets_in_flight(tp) < ESPINTCP_AQM_FLIGHT_MIN)
+static void aqm_test_begin(struct espintcp_aqm *aqm, const struct tcp_sock *tp)
+{
+	aqm->test.flight = tcp_packets_in_flight(tp);
+	aqm->test.wait = aqm->wait;
+	aqm->test.state = ESPINTCP_AQM_SIGNALS_GO_OUT;
+}
+
+/* Senders were told to slow down. Once there is half as much in flight, and a
+ * round trip later, the wait must be shorter: if not by a quarter, it is not we
+ * who make it.
+ */
+static void aqm_test(struct espintcp_aqm *aqm, const struct tcp_sock *tp)
+{
+	struct espintcp_aqm_test *test = &aqm->test;
+
+	if (test->state == ESPINTCP_AQM_NO_TEST) {
+		if (READ_ONCE(aqm->signalling))
+			aqm_test_begin(aqm, tp);
+	} else if (test->state == ESPINTCP_AQM_SIGNALS_GO_OUT) {
+		if (tcp_packets_in_flight(tp) > test->flight / 2)
+			return;
+		test->end = jiffies + usecs_to_jiffies(tp->rack.rtt_us) + 1;
+		test->state = ESPINTCP_AQM_SENDERS_SLOWED;
+	} else if (time_after(jiffies, test->end)) {
+		if (aqm->wait > test->wait - test->wait / 4)
+			aqm_rebase(aqm, tp);
+		test->state = ESPINTCP_AQM_NO_TEST;
+	}
+}
+
+/* A segment was acknowledged since the last time: see how long it took. */
+static void aqm_measure(struct espintcp_aqm *aqm, const struct tcp_sock *tp)
+{
+	u32 rtt = tp->rack.rtt_us;
+
+	if (!aqm->base || rtt < aqm->base)
+		aqm_rebase(aqm, tp);
+	/* With few in flight a long round trip tells of a late ACK. */
+	if (tcp_packets_in_flight(tp) < ESPINTCP_AQM_FLIGHT_MIN)
+		aqm->wait = 0;
+	else
+		aqm->wait = rtt - aqm->base;
+	aqm_test(aqm, tp);
+}
+
+/* A wait that is too long, us. A signal takes three tenths off the window of an
+ * inner CUBIC: unless half a round trip's worth was waiting, the path runs dry.
+ */
+static u32 aqm_target(const struct espintcp_aqm *aqm)
+{
+	return max_t(u32, aqm->base / 2, ESPINTCP_AQM_TARGET);
+}
+
+/* What may wait here besides what waits in the network, octets. */
+static u64 aqm_room(const struct espintcp_aqm *aqm, const struct tcp_sock *tp)
+{
+	u32 target = aqm_target(aqm);
+
+	if (aqm->wait >= target)
 		return 0;
-	return rtt - min_rtt;
+	/* The rate is still unknown, and doubles with each round trip. */
+	if (tcp_in_slow_start(tp))
+		return INT_MAX;
+	return max_t(u64, aqm_octets(tp, target - aqm->wait),
+		     ESPINTCP_AQM_ROOM_MIN);
 }
 
 /**
@@ -82,13 +141,17 @@ void espintcp_aqm_update(struct espintcp_conn *conn)
 {
 	const struct tcp_sock *tp = tcp_sk(conn->sk);
 	struct espintcp_aqm *aqm = &conn->txq.aqm;
-	u32 wait = aqm_path_wait(aqm, tp);
-	u64 room = 0;
 
-	if (wait < ESPINTCP_AQM_TARGET)
-		room = max_t(u64, aqm_octets(tp, ESPINTCP_AQM_TARGET - wait),
-			     ESPINTCP_AQM_ROOM_MIN);
-	WRITE_ONCE(aqm->room, min_t(u64, room, INT_MAX));
+	if (aqm_paused(conn)) {
+		aqm->base = 0;
+		aqm->wait = 0;
+		aqm->delivered = tp->delivered;
+		aqm->test.state = ESPINTCP_AQM_NO_TEST;
+	} else if (aqm->delivered != tp->delivered) {
+		aqm->delivered = tp->delivered;
+		aqm_measure(aqm, tp);
+	}
+	WRITE_ONCE(aqm->room, min_t(u64, aqm_room(aqm, tp), INT_MAX));
 	WRITE_ONCE(aqm->updated, jiffies);
 	aqm->unsent_max = clamp_t(u64, aqm_octets(tp, ESPINTCP_AQM_UNSENT),
 				  ESPINTCP_AQM_UNSENT_MIN,
@@ -122,18 +185,8 @@ static void aqm_begin(struct espintcp_aqm *aqm)
 		aqm->count -= 2;
 	else
 		aqm->count = 1;
-	aqm->signalling = true;
-	aqm->since = jiffies;
+	WRITE_ONCE(aqm->signalling, true);
 	aqm->next = jiffies + aqm_pause(aqm->count);
-}
-
-static void aqm_give_up(struct espintcp_aqm *aqm)
-{
-	aqm->signalling = false;
-	aqm->above = false;
-	WRITE_ONCE(aqm->respite_end, jiffies + ESPINTCP_AQM_RESPITE);
-	/* Pairs with aqm_has_respite(), which does not take txq.lock. */
-	smp_store_release(&aqm->respite, true);
 }
 
 /* Is there no wait that is too long? What TCP knew when it last had something to
@@ -162,7 +215,7 @@ bool espintcp_aqm_signal(struct espintcp_aqm *aqm, unsigned int len,
 	/* No room at all when the wait in the network alone is too long. */
 	if (likely(aqm_is_short(aqm, waiting))) {
 		aqm->above = false;
-		aqm->signalling = false;
+		WRITE_ONCE(aqm->signalling, false);
 		return false;
 	}
 	if (!aqm->above) {
@@ -181,11 +234,6 @@ bool espintcp_aqm_signal(struct espintcp_aqm *aqm, unsigned int len,
 	}
 	if (time_before(jiffies, aqm->next))
 		return false;
-	if (!READ_ONCE(aqm->respite) &&
-	    time_after(jiffies, aqm->since + ESPINTCP_AQM_PATIENCE)) {
-		aqm_give_up(aqm);
-		return false;
-	}
 	aqm->count++;
 	aqm->next += aqm_pause(aqm->count);
 	return true;

@@ -78,13 +78,16 @@ struct espintcp_key {
  *	under the socket lock, read under txq.lock
  * @updated: when that was, jiffies; likewise
  * @unsent_max: octets TCP is given ahead of what it has sent (socket lock)
- * @above: it was too long when the last packet came
- * @signalling: and has been for an interval: senders are told
- * @since: begin of @above or @signalling, jiffies
+ * @base: round trip without a queue of ours, us; 0 when not known (socket lock)
+ * @delivered: TCP's count of what arrived when its round trip was last looked
+ *	at (socket lock)
+ * @wait: by how much that was longer than @base, us (socket lock)
+ * @test: whether signals shorten it (socket lock)
+ * @above: the queue was too long when the last packet came
+ * @signalling: and has been for an interval: senders are told; read lockless
+ * @since: begin of @above, jiffies
  * @next: time of the next signal, jiffies
  * @count: signals given, which sets the pace
- * @respite: signals did not help; the wait in the network is ignored until
- * @respite_end: jiffies; both read, and the first cleared, under the socket lock
  *
  * Under txq.lock where nothing else is said.
  */
@@ -92,13 +95,24 @@ struct espintcp_aqm {
 	unsigned int room;
 	unsigned long updated;
 	unsigned int unsent_max;
+	u32 base;
+	u32 delivered;
+	u32 wait;
+	struct espintcp_aqm_test {
+		u32 flight;
+		u32 wait;
+		unsigned long end;
+		enum {
+			ESPINTCP_AQM_NO_TEST,
+			ESPINTCP_AQM_SIGNALS_GO_OUT,
+			ESPINTCP_AQM_SENDERS_SLOWED,
+		} state;
+	} test;
 	bool above;
 	bool signalling;
-	bool respite;
 	unsigned int count;
 	unsigned long since;
 	unsigned long next;
-	unsigned long respite_end;
 };
 
 /**

@@ -6,7 +6,7 @@
 # direct, udp, intree, ours.
 
 readonly rows_main="bulk-gcm bulk-null rtt20-gcm loss-outer-bbr bottleneck"
-readonly rows_more="loss-outer-cubic loss-inner-bbr loss-wire small-udp latency-idle latency-load
+readonly rows_more="rtt-rises loss-outer-cubic loss-inner-bbr loss-wire small-udp latency-idle latency-load
 	flows-4 flows-16 conns-1 conns-100 conns-10000 gateway bulk-gcm-gro
 	bulk-null-gro memory"
 
@@ -15,13 +15,18 @@ is_tcp()
 	[ "$variant" = intree ] || [ "$variant" = ours ]
 }
 
-# setup CIPHER [tcp_pair options]
+# setup CIPHER [tcp_pair options]: on a path as $shape says from the begin, since
+# TCP remembers the shortest round trip it ever saw
+shape=
+
 setup()
 {
 	local cipher=$1
 
 	shift
 	net_two_hosts
+	# shellcheck disable=SC2086 # words
+	[ -z "$shape" ] || net_shape $shape
 	net_connect "$@"
 	sa_add "$cipher"
 	# The first packet of a tunnel finds no path MTU and an empty ARP cache.
@@ -72,8 +77,16 @@ readonly delay="netem limit 100000 delay 10ms"
 
 row_rtt20_gcm()
 {
+	shape=$delay
 	setup gcm
-	# shellcheck disable=SC2086
+	bulk -t 5
+}
+
+# The path gets longer under the connection, as when a host moves
+row_rtt_rises()
+{
+	setup gcm
+	# shellcheck disable=SC2086 # words
 	net_shape $delay
 	bulk -t 5
 }
@@ -86,10 +99,9 @@ loss()
 	local inner=$1
 
 	shift
+	shape="$delay loss 1%"
 	setup gcm "$@"
 	"${on_wire:-true}"
-	# shellcheck disable=SC2086
-	net_shape $delay loss 1%
 	iperf left right $RI "$row" -O 15 -t 15 -C "$inner"
 	metric mbit "$(goodput "$row")"
 }
@@ -124,11 +136,11 @@ average_ping()
 
 row_bottleneck()
 {
+	shape="netem limit 600 delay 10ms rate 50mbit"
 	setup gcm
 	# The queue is counted in packets: the same for every variant only if
 	# they are of one size.
 	net_no_segmentation
-	net_shape netem limit 600 delay 10ms rate 50mbit
 	ip netns exec left ping -q -i 0.1 -c 95 $RI >"$out/$row.ping" &
 	iperf left right $RI "$row" -t 10
 	wait $!
