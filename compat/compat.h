@@ -197,6 +197,31 @@ static inline void compat_no_nat_keepalive(struct xfrm_state *x)
 #define COMPAT_ULP_INFO_NET_ADMIN	true
 #endif
 
+/* 6.10: accept() has its arguments in a structure */
+#ifdef COMPAT_HAVE_PROTO_ACCEPT_ARG
+#define COMPAT_ACCEPT_PARAMS	struct socket *sock, struct socket *newsock, \
+				struct proto_accept_arg *arg
+#define COMPAT_ACCEPT_FLAGS	arg->flags
+
+static inline struct sock *compat_accept(struct sock *sk)
+{
+	struct proto_accept_arg arg = { .flags = O_NONBLOCK };
+
+	return sk->sk_prot->accept(sk, &arg);
+}
+#else
+#define COMPAT_ACCEPT_PARAMS	struct socket *sock, struct socket *newsock, \
+				int flags, bool kern
+#define COMPAT_ACCEPT_FLAGS	flags
+
+static inline struct sock *compat_accept(struct sock *sk)
+{
+	int err;
+
+	return sk->sk_prot->accept(sk, O_NONBLOCK, &err, false);
+}
+#endif
+
 /* 6.15: XFRM sets an SA's offload type after init_state(), not before. Returns
  * true when init_state() may set another.
  */

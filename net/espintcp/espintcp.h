@@ -4,6 +4,7 @@
  *
  *	main.c		module load and unload, conflict detection
  *	ulp.c		a socket becomes a connection and stops being one
+ *	prefix.c	the stream prefix, for daemons that leave it to the kernel
  *	ike.c		the daemon's side of the socket: send, receive, poll
  *	framing.c	the record rules, pure
  *	rx.c		socket -> records -> keepalive | IKE queue | ESP
@@ -33,6 +34,8 @@
  *	espintcp_txq.lock
  *			the queues and byte counts of a connection
  *	ike_queue.lock	messages waiting for the daemon
+ *	prefix_listener.lock
+ *			connections on their way to accept()
  *
  * The output of an SA takes only the last four: it may run under the socket
  * lock of the inner connection, and must not wait for the outer one.
@@ -404,10 +407,19 @@ bool espintcp_permitted(struct net *net);
 /* ulp.c */
 int espintcp_ulp_init(void);
 void espintcp_ulp_exit(void);
+int espintcp_ulp_accept(struct sock *sk);
 void espintcp_conn_put(struct espintcp_conn *conn);
 void espintcp_conn_abort(struct espintcp_conn *conn, int err);
 void espintcp_conn_run(struct espintcp_conn *conn);
 void espintcp_conn_kick(struct espintcp_conn *conn);
+
+/* prefix.c */
+int espintcp_prefix_init(void);
+void espintcp_prefix_exit(void);
+int espintcp_prefix_send(struct sock *sk);
+int espintcp_prefix_listen(struct sock *sk);
+void espintcp_prefix_clone(struct sock *newsk);
+void espintcp_prefix_release(struct sock *sk);
 
 /* ike.c */
 int espintcp_ike_enqueue(struct espintcp_conn *conn, struct sk_buff *skb);

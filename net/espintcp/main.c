@@ -53,10 +53,13 @@ static int __init espintcp_init(void)
 	err = espintcp_path_init();
 	if (err)
 		goto exit_lookup;
+	err = espintcp_prefix_init();
+	if (err)
+		goto exit_path;
 	err = espintcp_ulp_init();
 	if (err) {
 		pr_err("this kernel has a ULP named espintcp already (CONFIG_INET_ESPINTCP): use that one\n");
-		goto exit_path;
+		goto exit_prefix;
 	}
 	err = espintcp_type_init();
 	if (err)
@@ -67,6 +70,8 @@ static int __init espintcp_init(void)
 
 exit_ulp:
 	espintcp_ulp_exit();
+exit_prefix:
+	espintcp_prefix_exit();
 exit_path:
 	espintcp_path_exit();
 exit_lookup:
@@ -82,6 +87,7 @@ static void __exit espintcp_exit(void)
 {
 	espintcp_type_exit();
 	espintcp_ulp_exit();
+	espintcp_prefix_exit();
 	espintcp_path_exit();
 	espintcp_lookup_exit();
 	espintcp_txq_exit();
@@ -96,4 +102,5 @@ module_exit(espintcp_exit);
 MODULE_DESCRIPTION("IKE and ESP over TCP (RFC 9329)");
 MODULE_LICENSE("GPL");
 MODULE_ALIAS_TCP_ULP("espintcp");
+MODULE_ALIAS_TCP_ULP("iketcp");
 MODULE_SOFTDEP("pre: esp4 esp6");

@@ -43,7 +43,9 @@ struct net;
 	X(CONN_OPENED,		"EspTcpConnOpened")		\
 	X(CONN_CLOSED,		"EspTcpConnClosed")		\
 	X(CONN_ABORTED,		"EspTcpConnAborted")		\
-	X(PATH_MOVED,		"EspTcpPathMoved")
+	X(PATH_MOVED,		"EspTcpPathMoved")		\
+	X(PREFIX_BAD,		"EspTcpPrefixBad")		\
+	X(PREFIX_LATE,		"EspTcpPrefixLate")
 
 /**
  * enum espintcp_counter - index of a counter

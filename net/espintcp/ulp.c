@@ -328,18 +328,25 @@ static int ulp_family_of(const struct sock *sk)
 	return sk->sk_prot == ulp_family[family].base ? family : -EBUSY;
 }
 
-/* tcp_ulp_ops.init: process, socket lock held. */
+static bool is_connected(const struct sock *sk)
+{
+	return (1 << sk->sk_state) & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT);
+}
+
+/* May the current task set a ULP of ours on a socket? */
+static int ulp_check(const struct sock *sk)
+{
+	if (!espintcp_permitted(sock_net(sk)))
+		return -EPERM;
+	return rcu_access_pointer(__sk_user_data(sk)) ? -EBUSY : 0;
+}
+
+/* A connected socket becomes a connection. Process, socket lock held. */
 static int ulp_attach(struct sock *sk)
 {
 	struct espintcp_conn *conn;
 	int family, err;
 
-	if (!((1 << sk->sk_state) & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT)))
-		return -ENOTCONN;
-	if (!espintcp_permitted(sock_net(sk)))
-		return -EPERM;
-	if (rcu_access_pointer(__sk_user_data(sk)))
-		return -EBUSY;
 	family = ulp_family_of(sk);
 	if (family < 0)
 		return family;
@@ -355,7 +362,7 @@ static int ulp_attach(struct sock *sk)
 	conn_install(conn, family);
 	espintcp_count(conn->key.net, ESPINTCP_CNT_CONN_OPENED);
 
-	/* What came before us is taken when setsockopt() lets the socket go. */
+	/* What came before us is taken when the system call lets the socket go. */
 	conn->rx.more = true;
 	conn->deferred = true;
 	return 0;
@@ -529,32 +536,110 @@ static size_t ulp_get_info_size(COMPAT_ULP_INFO_SIZE_PARAMS)
 	return espintcp_diag_size();
 }
 
+/* tcp_ulp_ops.init: process, socket lock held. */
+static int ulp_init(struct sock *sk)
+{
+	int err;
+
+	if (!is_connected(sk))
+		return -ENOTCONN;
+	err = ulp_check(sk);
+	return err ?: ulp_attach(sk);
+}
+
 static struct tcp_ulp_ops espintcp_ulp_ops __read_mostly = {
 	.name = "espintcp",
 	.owner = THIS_MODULE,
-	.init = ulp_attach,
+	.init = ulp_init,
+	.get_info = ulp_get_info,
+	.get_info_size = ulp_get_info_size,
+};
+
+/* Likewise. */
+static int iketcp_init(struct sock *sk)
+{
+	int err;
+
+	if (sk->sk_state != TCP_LISTEN && !is_connected(sk))
+		return -ENOTCONN;
+	err = ulp_check(sk);
+	if (err)
+		return err;
+	if (sk->sk_state == TCP_LISTEN)
+		return espintcp_prefix_listen(sk);
+	if (conn_was_accepted(sk))
+		return -EOPNOTSUPP;
+	err = espintcp_prefix_send(sk);
+	return err ?: ulp_attach(sk);
+}
+
+static void iketcp_clone(const struct request_sock *req, struct sock *newsk,
+			 const gfp_t priority)
+{
+	espintcp_prefix_clone(newsk);
+}
+
+static struct tcp_ulp_ops iketcp_ulp_ops __read_mostly = {
+	.name = "iketcp",
+	.owner = THIS_MODULE,
+	.init = iketcp_init,
+	.clone = iketcp_clone,
+	.release = espintcp_prefix_release,
 	.get_info = ulp_get_info,
 	.get_info_size = ulp_get_info_size,
 };
 
 /**
- * espintcp_ulp_init - make the ULP known
+ * espintcp_ulp_accept - set the ULP on a connection that began with the prefix
+ * @sk: its socket, in a file already
  *
- * Context: process, module load.
- * Return: 0; -EEXIST when the kernel has a ULP of that name.
+ * Context: process, socket lock held; the caller's code cannot be unloaded.
+ * Return: 0; -ENOTCONN when it was reset; -EBUSY when something else uses it;
+ *	-ENOMEM.
  */
-int espintcp_ulp_init(void)
+int espintcp_ulp_accept(struct sock *sk)
 {
-	ulp_build(ULP_V4, NULL);
-	return tcp_register_ulp(&espintcp_ulp_ops);
+	int err;
+
+	if (!is_connected(sk))
+		return -ENOTCONN;
+	if (rcu_access_pointer(__sk_user_data(sk)))
+		return -EBUSY;
+	err = ulp_attach(sk);
+	if (err)
+		return err;
+	__module_get(THIS_MODULE);
+	inet_csk(sk)->icsk_ulp_ops = &espintcp_ulp_ops;
+	return 0;
 }
 
 /**
- * espintcp_ulp_exit - withdraw the ULP
+ * espintcp_ulp_init - make the ULPs known
  *
- * Context: process, module unload; no socket has it.
+ * Context: process, module load.
+ * Return: 0; -EEXIST when the kernel has a ULP of one of the names.
+ */
+int espintcp_ulp_init(void)
+{
+	int err;
+
+	ulp_build(ULP_V4, NULL);
+	err = tcp_register_ulp(&espintcp_ulp_ops);
+	if (err)
+		return err;
+	err = tcp_register_ulp(&iketcp_ulp_ops);
+	if (err)
+		tcp_unregister_ulp(&espintcp_ulp_ops);
+	return err;
+}
+
+/**
+ * espintcp_ulp_exit - withdraw the ULPs
+ *
+ * Context: process, module unload; no socket has one.
  */
 void espintcp_ulp_exit(void)
 {
+	tcp_unregister_ulp(&iketcp_ulp_ops);
 	tcp_unregister_ulp(&espintcp_ulp_ops);
 }

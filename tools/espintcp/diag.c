@@ -239,8 +239,8 @@ bool diag_ends(const struct nlmsghdr *nlh, struct conn *conn)
  * @nlh: the message
  * @conn: gets the connection
  *
- * Return: false if the socket has not the ULP. In-tree espintcp has a name and
- *	nothing more.
+ * Return: false if the socket is no connection. In-tree espintcp has a name and
+ *	nothing more, a socket that listens with "iketcp" another name.
  */
 bool conn_parse(const struct nlmsghdr *nlh, struct conn *conn)
 {
@@ -250,7 +250,7 @@ bool conn_parse(const struct nlmsghdr *nlh, struct conn *conn)
 	if (!diag_ends(nlh, conn))
 		return false;
 	mnl_attr_parse(nlh, sizeof(struct inet_diag_msg), diag_attr, &info);
-	if (!info.name || strcmp(info.name, "espintcp"))
+	if (!info.name || (strcmp(info.name, "espintcp") && !info.espintcp))
 		return false;
 	if (info.espintcp)
 		mnl_attr_parse_nested(info.espintcp, conn_attr, conn);

@@ -6,11 +6,37 @@
 #define _UAPI_LINUX_ESPINTCP_H
 
 /*
+ * ULPs
+ *
+ * setsockopt(fd, SOL_TCP, TCP_ULP, NAME) with
+ *
+ * "espintcp", on a connected socket: from here on it carries records. The stream
+ *	prefix, "IKETCP", is the caller's business.
+ * "iketcp", on a connected socket that called connect(): sends the stream prefix
+ *	first.
+ * "iketcp", on a listening socket: accept() returns connections that began with
+ *	the stream prefix, with "espintcp" set on them. Others are reset.
+ */
+
+/* Level of the options of a socket that listens with the ULP "iketcp" */
+#define SOL_ESPINTCP		4500
+
+/**
+ * enum espintcp_sockopt - options of a socket that listens with "iketcp"
+ * @ESPINTCP_PREFIX_TIMEOUT: int, ms that a peer may take for the stream prefix,
+ *	1 to 3600000; at first 10000
+ */
+enum espintcp_sockopt {
+	ESPINTCP_SOCKOPT_UNSPEC,
+	ESPINTCP_PREFIX_TIMEOUT,
+};
+
+/*
  * diag attributes
  *
  * sock_diag (IPPROTO_TCP, with INET_DIAG_INFO's extension bit set) answers an
  * administrator with INET_DIAG_ULP_INFO, in which INET_ULP_INFO_NAME is
- * "espintcp" and INET_ULP_INFO_ESPINTCP nests the attributes below. The kernel
+ * "espintcp" or "iketcp" and INET_ULP_INFO_ESPINTCP nests the attributes below. The kernel
  * numbers the ULPs it knows from 1 on; this one takes the number of its RFC.
  *
  * Octets are those of the TCP stream, length fields included. A count that

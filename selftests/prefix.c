@@ -1,0 +1,519 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The ULP "iketcp": the stream prefix (RFC 9329 section 4) in the kernel's hands,
+ * of a socket that listens and of one that connects.
+ *
+ * The other end is a plain TCP socket, which sends the prefix right, wrong, in
+ * pieces or late.
+ */
+#include "kselftest_harness.h"
+
+#include <linux/espintcp.h>
+#include <signal.h>
+
+#include "espintcp_util.h"
+
+static const char prefix[] = "IKETCP";
+#define PREFIX_LEN	(sizeof(prefix) - 1)
+
+FIXTURE(prefix)
+{
+	int listener;	/* does not block */
+};
+
+FIXTURE_VARIANT(prefix)
+{
+	int family;
+	bool mapped;
+};
+
+FIXTURE_VARIANT_ADD(prefix, v4)
+{
+	.family = AF_INET,
+};
+
+FIXTURE_VARIANT_ADD(prefix, v6)
+{
+	.family = AF_INET6,
+};
+
+FIXTURE_VARIANT_ADD(prefix, v4mapped)
+{
+	.family = AF_INET6,
+	.mapped = true,
+};
+
+FIXTURE_SETUP(prefix)
+{
+	ASSERT_EQ(0, new_netns());
+	self->listener = tcp_listen(variant->family, variant->mapped, 0);
+	ASSERT_LE(0, self->listener);
+	ASSERT_EQ(0, fcntl(self->listener, F_SETFL, O_NONBLOCK));
+	ASSERT_EQ(0, set_ulp(self->listener, "iketcp"));
+}
+
+FIXTURE_TEARDOWN(prefix)
+{
+	close(self->listener);
+}
+
+/* A connection to @listener, on which every write is a segment. */
+static int connect_to(int listener, int family)
+{
+	int fd = tcp_socket(family, 0);
+	struct sockaddr_storage addr;
+	socklen_t len;
+
+	len = loopback_addr(&addr, family, false, local_port(listener));
+	if (fd < 0 || connect(fd, (struct sockaddr *)&addr, len) ||
+	    set_int(fd, SOL_TCP, TCP_NODELAY, 1) ||
+	    set_timeout(fd, SO_RCVTIMEO, WAIT_MS))
+		return -1;
+	return fd;
+}
+
+static int client_of(int listener, bool mapped, int family)
+{
+	return connect_to(listener, mapped ? AF_INET : family);
+}
+
+#define new_client() \
+	client_of(self->listener, variant->mapped, variant->family)
+
+static int send_all(int fd, const void *buf, size_t len)
+{
+	return send(fd, buf, len, MSG_NOSIGNAL) == (ssize_t)len ? 0 : -1;
+}
+
+/* TCP at the other end has all that was written. */
+static bool is_acked(int fd)
+{
+	int left = -1;
+
+	return !ioctl(fd, TIOCOUTQ, &left) && !left;
+}
+
+static bool is_readable(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	return poll(&p, 1, 0) == 1 && p.revents & POLLIN;
+}
+
+static int accept_one(int listener)
+{
+	int fd = -1;
+
+	if (wait_for(is_readable(listener)))
+		fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	if (fd >= 0)
+		set_timeout(fd, SO_RCVTIMEO, WAIT_MS);
+	return fd;
+}
+
+static void expect_reset(struct __test_metadata *_metadata, int fd)
+{
+	char c;
+
+	EXPECT_EQ(-1, recv(fd, &c, 1, 0));
+	EXPECT_EQ(ECONNRESET, errno);
+}
+
+/* Nobody is there for accept(), which says so. */
+static void expect_nobody(struct __test_metadata *_metadata, int listener)
+{
+	EXPECT_FALSE(is_readable(listener));
+	EXPECT_EQ(-1, accept4(listener, NULL, NULL, SOCK_CLOEXEC));
+	EXPECT_EQ(EAGAIN, errno);
+}
+
+/* Both ways, between a socket with the ULP and a plain one. */
+static void expect_messages(struct __test_metadata *_metadata, int ulp, int raw)
+{
+	__u8 buf[200], record[200 + HEADER_LEN];
+	size_t len = make_ike(buf, 100, 1);
+
+	ASSERT_EQ(0, send_all(raw, record, put_ike(record, 150, 2)));
+	ASSERT_EQ((ssize_t)len, send(ulp, buf, len, 0));
+	ASSERT_EQ(150, recv(ulp, buf, sizeof(buf), 0));
+	EXPECT_TRUE(is_ike(buf, 150, 2));
+	ASSERT_EQ((ssize_t)len, raw_read_record(raw, buf));
+	EXPECT_TRUE(is_ike(buf, len, 1));
+}
+
+static void expect_ulp(struct __test_metadata *_metadata, int fd,
+		       const char *name)
+{
+	char ulp[16] = "";
+	socklen_t len = sizeof(ulp);
+
+	EXPECT_EQ(0, getsockopt(fd, SOL_TCP, TCP_ULP, ulp, &len));
+	EXPECT_STREQ(name, ulp);
+}
+
+TEST_F(prefix, right)
+{
+	int fd, client = new_client();
+
+	ASSERT_LE(0, client);
+	ASSERT_EQ(0, send_all(client, prefix, PREFIX_LEN));
+	fd = accept_one(self->listener);
+	ASSERT_LE(0, fd);
+	expect_ulp(_metadata, fd, "espintcp");
+	expect_ulp(_metadata, self->listener, "iketcp");
+	expect_messages(_metadata, fd, client);
+	EXPECT_EQ(1, counter("EspTcpConnOpened"));
+	EXPECT_EQ(0, counter("EspTcpPrefixBad"));
+	expect_nobody(_metadata, self->listener);
+}
+
+TEST_F(prefix, octet_by_octet)
+{
+	int fd, client = new_client();
+	unsigned int i;
+
+	ASSERT_LE(0, client);
+	for (i = 0; i < PREFIX_LEN; i++) {
+		expect_nobody(_metadata, self->listener);
+		ASSERT_EQ(0, send_all(client, prefix + i, 1));
+		ASSERT_TRUE(wait_for(is_acked(client)));
+	}
+	fd = accept_one(self->listener);
+	ASSERT_LE(0, fd);
+	expect_messages(_metadata, fd, client);
+}
+
+/* What follows the prefix in the same segment is not lost. */
+TEST_F(prefix, with_records)
+{
+	int fd, client = new_client();
+	__u8 buf[256];
+	size_t len;
+
+	ASSERT_LE(0, client);
+	memcpy(buf, prefix, PREFIX_LEN);
+	len = PREFIX_LEN + put_ike(buf + PREFIX_LEN, 100, 3);
+	ASSERT_EQ(0, send_all(client, buf, len));
+	fd = accept_one(self->listener);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(100, recv(fd, buf, sizeof(buf), 0));
+	EXPECT_TRUE(is_ike(buf, 100, 3));
+	expect_messages(_metadata, fd, client);
+}
+
+TEST_F(prefix, wrong)
+{
+	char octets[PREFIX_LEN];
+	unsigned int i;
+	int client;
+
+	for (i = 0; i < PREFIX_LEN; i++) {
+		client = new_client();
+		ASSERT_LE(0, client);
+		memcpy(octets, prefix, PREFIX_LEN);
+		octets[i] ^= 0x20;
+		ASSERT_EQ(0, send_all(client, octets, PREFIX_LEN));
+		expect_reset(_metadata, client);
+		EXPECT_EQ(i + 1, counter("EspTcpPrefixBad"));
+		close(client);
+	}
+	expect_nobody(_metadata, self->listener);
+	EXPECT_EQ(0, counter("EspTcpConnOpened"));
+}
+
+TEST_F(prefix, cut_off)
+{
+	int client = new_client();
+
+	ASSERT_LE(0, client);
+	ASSERT_EQ(0, send_all(client, prefix, PREFIX_LEN - 1));
+	ASSERT_EQ(0, shutdown(client, SHUT_WR));
+	expect_reset(_metadata, client);
+	EXPECT_EQ(1, counter("EspTcpPrefixBad"));
+	expect_nobody(_metadata, self->listener);
+}
+
+TEST_F(prefix, late)
+{
+	int fd, in_time, slow = new_client(), silent = new_client();
+
+	ASSERT_LE(0, slow);
+	ASSERT_LE(0, silent);
+	ASSERT_EQ(0, send_all(slow, prefix, PREFIX_LEN - 1));
+	in_time = new_client();
+	ASSERT_LE(0, in_time);
+	ASSERT_EQ(0, send_all(in_time, prefix, PREFIX_LEN));
+
+	/* Those before it do not hold it up, nor does their end affect it. */
+	ASSERT_TRUE(wait_for(is_readable(self->listener)));
+	EXPECT_EQ(0, counter("EspTcpPrefixLate"));
+	ASSERT_EQ(0, set_int(self->listener, SOL_ESPINTCP,
+			     ESPINTCP_PREFIX_TIMEOUT, 1));
+	expect_reset(_metadata, slow);
+	expect_reset(_metadata, silent);
+	EXPECT_EQ(2, counter("EspTcpPrefixLate"));
+	fd = accept_one(self->listener);
+	ASSERT_LE(0, fd);
+	expect_messages(_metadata, fd, in_time);
+}
+
+TEST_F(prefix, reset_before)
+{
+	struct linger now = { .l_onoff = 1 };
+	int client = new_client();
+
+	ASSERT_LE(0, client);
+	ASSERT_EQ(0, send_all(client, prefix, 3));
+	ASSERT_EQ(0, setsockopt(client, SOL_SOCKET, SO_LINGER, &now,
+				sizeof(now)));
+	close(client);
+	EXPECT_EQ(1, counter_wait("EspTcpPrefixBad", 1));
+	expect_nobody(_metadata, self->listener);
+}
+
+/* It was ready, and then was reset: accept() says so, once. */
+TEST_F(prefix, reset_after)
+{
+	struct linger now = { .l_onoff = 1 };
+	int client = new_client();
+
+	ASSERT_LE(0, client);
+	ASSERT_EQ(0, send_all(client, prefix, PREFIX_LEN));
+	ASSERT_TRUE(wait_for(is_readable(self->listener)));
+	ASSERT_EQ(0, setsockopt(client, SOL_SOCKET, SO_LINGER, &now,
+				sizeof(now)));
+	/* Over loopback the reset has arrived when close() returns. */
+	close(client);
+	EXPECT_EQ(-1, accept4(self->listener, NULL, NULL, SOCK_CLOEXEC));
+	EXPECT_EQ(ECONNABORTED, errno);
+	expect_nobody(_metadata, self->listener);
+	EXPECT_EQ(0, counter("EspTcpConnOpened"));
+}
+
+/* Those who were not accepted are reset with the listener. */
+TEST_F(prefix, close_listener)
+{
+	int ready = new_client(), waiting = new_client();
+
+	ASSERT_LE(0, ready);
+	ASSERT_LE(0, waiting);
+	ASSERT_EQ(0, send_all(waiting, prefix, 1));
+	ASSERT_EQ(0, send_all(ready, prefix, PREFIX_LEN));
+	ASSERT_TRUE(wait_for(is_readable(self->listener)));
+	close(self->listener);
+	expect_reset(_metadata, ready);
+	expect_reset(_metadata, waiting);
+	self->listener = -1;
+}
+
+static void on_signal(int signal)
+{
+}
+
+static void *accept_thread(void *arg)
+{
+	int listener = *(int *)arg;
+
+	if (accept4(listener, NULL, NULL, SOCK_CLOEXEC) >= 0)
+		return NULL;
+	return (void *)(long)errno;
+}
+
+/* How a thread that waits in accept() is: 'S' for sleeping */
+static bool sleeps(pid_t tid)
+{
+	char path[64], state = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	f = fopen(path, "r");
+	if (!f)
+		return false;
+	if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
+		state = 0;
+	fclose(f);
+	return state == 'S';
+}
+
+static pid_t other_task(void)
+{
+	pid_t tid;
+
+	for (tid = getpid() + 1; tid < getpid() + 1000; tid++) {
+		char path[64];
+
+		snprintf(path, sizeof(path), "/proc/self/task/%d", tid);
+		if (!access(path, F_OK))
+			return tid;
+	}
+	return -1;
+}
+
+TEST_F(prefix, accept_interrupted)
+{
+	struct sigaction sa = { .sa_handler = on_signal };
+	pthread_t thread;
+	void *error;
+
+	ASSERT_EQ(0, sigaction(SIGUSR1, &sa, NULL));
+	ASSERT_EQ(0, fcntl(self->listener, F_SETFL, 0));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, accept_thread,
+				    &self->listener));
+	ASSERT_TRUE(wait_for(sleeps(other_task())));
+	ASSERT_EQ(0, pthread_kill(thread, SIGUSR1));
+	ASSERT_EQ(0, pthread_join(thread, &error));
+	EXPECT_EQ(EINTR, (long)error);
+}
+
+TEST_F(prefix, accept_times_out)
+{
+	ASSERT_EQ(0, fcntl(self->listener, F_SETFL, 0));
+	ASSERT_EQ(0, set_timeout(self->listener, SO_RCVTIMEO, 10));
+	EXPECT_EQ(-1, accept4(self->listener, NULL, NULL, SOCK_CLOEXEC));
+	EXPECT_EQ(EAGAIN, errno);
+}
+
+TEST_F(prefix, accept_blocks)
+{
+	int client = new_client();
+	pthread_t thread;
+	void *error;
+
+	ASSERT_LE(0, client);
+	ASSERT_EQ(0, fcntl(self->listener, F_SETFL, 0));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, accept_thread,
+				    &self->listener));
+	ASSERT_TRUE(wait_for(sleeps(other_task())));
+	ASSERT_EQ(0, send_all(client, prefix, PREFIX_LEN));
+	ASSERT_EQ(0, pthread_join(thread, &error));
+	EXPECT_EQ(0, (long)error);
+}
+
+/* shutdown() of a listening socket wakes who waits in accept(). */
+TEST_F(prefix, shutdown_listener)
+{
+	pthread_t thread;
+	void *error;
+
+	ASSERT_EQ(0, fcntl(self->listener, F_SETFL, 0));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, accept_thread,
+				    &self->listener));
+	ASSERT_TRUE(wait_for(sleeps(other_task())));
+	ASSERT_EQ(0, shutdown(self->listener, SHUT_RDWR));
+	ASSERT_EQ(0, pthread_join(thread, &error));
+	EXPECT_EQ(EINVAL, (long)error);
+}
+
+TEST_F(prefix, options)
+{
+	int fd = self->listener, client = new_client();
+	char c = 1;
+
+	EXPECT_EQ(10000, get_int(fd, SOL_ESPINTCP, ESPINTCP_PREFIX_TIMEOUT));
+	EXPECT_EQ(0, set_int(fd, SOL_ESPINTCP, ESPINTCP_PREFIX_TIMEOUT, 2500));
+	EXPECT_EQ(2500, get_int(fd, SOL_ESPINTCP, ESPINTCP_PREFIX_TIMEOUT));
+
+	EXPECT_EQ(-1, set_int(fd, SOL_ESPINTCP, ESPINTCP_PREFIX_TIMEOUT, 0));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, set_int(fd, SOL_ESPINTCP, ESPINTCP_PREFIX_TIMEOUT,
+			      3600001));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, setsockopt(fd, SOL_ESPINTCP, ESPINTCP_PREFIX_TIMEOUT, &c,
+				 sizeof(c)));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, set_int(fd, SOL_ESPINTCP, 77, 1));
+	EXPECT_EQ(ENOPROTOOPT, errno);
+	EXPECT_EQ(-1, get_int(fd, SOL_ESPINTCP, 77));
+	EXPECT_EQ(ENOPROTOOPT, errno);
+	EXPECT_EQ(2500, get_int(fd, SOL_ESPINTCP, ESPINTCP_PREFIX_TIMEOUT));
+
+	/* Those of other levels are where they were, and others have not ours. */
+	EXPECT_EQ(0, set_int(fd, SOL_TCP, TCP_MAXSEG, 1000));
+	EXPECT_EQ(1000, get_int(fd, SOL_TCP, TCP_MAXSEG));
+	EXPECT_EQ(-1, set_int(client, SOL_ESPINTCP, ESPINTCP_PREFIX_TIMEOUT,
+			      2500));
+	EXPECT_EQ(ENOPROTOOPT, errno);
+}
+
+TEST_F(prefix, listener_twice)
+{
+	EXPECT_EQ(-1, set_ulp(self->listener, "iketcp"));
+	EXPECT_EQ(EEXIST, errno);
+	EXPECT_EQ(-1, set_ulp(self->listener, "espintcp"));
+	EXPECT_EQ(EEXIST, errno);
+}
+
+/* What came before the ULP was set is looked at as well. */
+TEST_F(prefix, listener_had_connections)
+{
+	int fd, client;
+
+	close(self->listener);
+	self->listener = tcp_listen(variant->family, variant->mapped, 0);
+	ASSERT_LE(0, self->listener);
+	client = new_client();
+	ASSERT_LE(0, client);
+	ASSERT_EQ(0, send_all(client, prefix, PREFIX_LEN));
+	ASSERT_TRUE(wait_for(is_acked(client)));
+	ASSERT_EQ(0, set_ulp(self->listener, "iketcp"));
+	fd = accept_one(self->listener);
+	ASSERT_LE(0, fd);
+	expect_ulp(_metadata, fd, "espintcp");
+	expect_messages(_metadata, fd, client);
+}
+
+static struct path path_of(int family, bool mapped, bool accepted)
+{
+	return (struct path){
+		.family = family, .mapped = mapped, .accepted = accepted,
+	};
+}
+
+TEST_F(prefix, originator)
+{
+	struct path path = path_of(variant->family, variant->mapped, false);
+	char got[PREFIX_LEN];
+	struct pair p;
+
+	ASSERT_EQ(0, tcp_pair(&p, &path));
+	ASSERT_EQ(0, set_ulp(p.ulp, "iketcp"));
+	ASSERT_EQ((ssize_t)PREFIX_LEN, raw_read(p.raw, got, PREFIX_LEN));
+	EXPECT_EQ(0, memcmp(got, prefix, PREFIX_LEN));
+	set_timeout(p.ulp, SO_RCVTIMEO, WAIT_MS);
+	expect_messages(_metadata, p.ulp, p.raw);
+	EXPECT_EQ(-1, set_ulp(p.ulp, "espintcp"));
+	EXPECT_EQ(EEXIST, errno);
+}
+
+TEST_F(prefix, not_an_originator)
+{
+	struct path path = path_of(variant->family, variant->mapped, true);
+	int fd = tcp_socket(variant->family, 0);
+	struct pair p;
+
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-1, set_ulp(fd, "iketcp"));
+	EXPECT_EQ(ENOTCONN, errno);
+
+	ASSERT_EQ(0, tcp_pair(&p, &path));
+	EXPECT_EQ(-1, set_ulp(p.ulp, "iketcp"));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	EXPECT_EQ(0, bytes_received(p.raw));
+}
+
+TEST_F(prefix, both_ends)
+{
+	int fd, client = new_client();
+	__u8 buf[200];
+
+	ASSERT_LE(0, client);
+	ASSERT_EQ(0, set_ulp(client, "iketcp"));
+	fd = accept_one(self->listener);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(100, send(client, buf, make_ike(buf, 100, 5), 0));
+	ASSERT_EQ(100, recv(fd, buf, sizeof(buf), 0));
+	EXPECT_TRUE(is_ike(buf, 100, 5));
+	EXPECT_EQ(2, counter("EspTcpConnOpened"));
+}
+
+TEST_HARNESS_MAIN
