@@ -58,6 +58,14 @@ ktap_note()
 	echo "# $*"
 }
 
+# expect WHAT EXPECTED ACTUAL
+expect()
+{
+	[ "$2" = "$3" ] && return
+	echo "$1: expected '$2', got '$3'"
+	return 1
+}
+
 # The whole test cannot run here.
 ktap_skip_all()
 {

@@ -10,6 +10,8 @@ cd "$(dirname "$0")" || exit 1
 . ./lib.sh
 # shellcheck source=libreswan_lib.sh
 . ./libreswan_lib.sh
+# shellcheck source=west_east.sh
+. ./west_east.sh
 
 require_root
 require_tools ip nft ping socat ss tcpdump certutil
@@ -20,58 +22,21 @@ TEST_LOG_DIR="" test_dir
 PLUTO_DIR=$TEST_DIR
 ktap_plan
 
-# Outside and inside addresses
-WEST4=192.0.2.1 EAST4=198.51.100.1 NAT4=198.51.100.254
-WEST6=2001:db8:1::1 EAST6=2001:db8:2::1
-WEST4_IN=10.1.0.1 EAST4_IN=10.2.0.1
-WEST6_IN=fd00:1::1 EAST6_IN=fd00:2::1
-SUBNETS4="leftsubnet=10.1.0.0/24 rightsubnet=10.2.0.0/24"
-SUBNETS6="leftsubnet=fd00:1::/64 rightsubnet=fd00:2::/64"
-PSK="authby=secret leftid=@west.test rightid=@east.test"
-TCP="ikev2=insist enable-tcp=yes tcp-remoteport=4500"
-
 ##############################################################################
-# The hosts
-
-make_host()
-{
-	local ns=$1 dev=$2
-
-	ip link add "$dev" netns "$ROUTER" type veth \
-		peer name eth0 netns "$ns" &&
-	setup_addresses "$ROUTER" "$dev" "$5" "$6" &&
-	setup_addresses "$ns" eth0 "$3" "$4" &&
-	ip -n "$ns" route add default via "${5%/*}" &&
-	ip -n "$ns" route add default via "${6%/*}" &&
-	setup_addresses "$ns" lo "$7" "$8"
-}
-
-make_hosts()
-{
-	setup_ns WEST EAST ROUTER &&
-	in_ns "$ROUTER" sysctl -qw net.ipv4.ip_forward=1 \
-		net.ipv6.conf.all.forwarding=1 &&
-	make_host "$WEST" west $WEST4/24 $WEST6/64 \
-		192.0.2.254/24 2001:db8:1::fe/64 $WEST4_IN/24 $WEST6_IN/64 &&
-	make_host "$EAST" east $EAST4/24 $EAST6/64 \
-		$NAT4/24 2001:db8:2::fe/64 $EAST4_IN/24 $EAST6_IN/64 &&
-	block_udp_esp "$ROUTER" forward
-}
+# Certificates, and something to talk to
 
 make_daemons()
 {
 	local key ns name serial=1
 
-	pluto_ca || return
+	pluto_ca && setup_daemons || return
 	for ns in "$WEST" "$EAST"; do
 		name=${ns%-*}
-		pluto_setup "$ns" || return
-		pluto_psk "$ns" "a secret of espintcp's tests, as long as a PRF's key wants it to be"
 		for key in rsa ecdsa; do
 			pluto_cert "$ns" "$name-$key" $key $((++serial)) || return
 		done
 	done
-	pluto_start "$WEST" && pluto_start "$EAST"
+	start_daemons
 }
 
 start_echo()
@@ -89,12 +54,6 @@ listens()
 
 ##############################################################################
 # What a connection has to do
-
-# load CONN LINE...: the same description on both sides
-load()
-{
-	pluto_conn "$WEST" "$@" && pluto_conn "$EAST" "$@"
-}
 
 # On the router's link to east: what passed it
 watch_start()
@@ -187,14 +146,6 @@ sas_are_tcp()
 	done
 }
 
-# bring_up NAMESPACE CONN
-bring_up()
-{
-	pluto_up "$1" "$2" && return
-	tail -n 5 "$PLUTO_DIR/$1/whack.log"
-	return 1
-}
-
 # all_gone: neither SAs nor connections are left
 all_gone()
 {
@@ -254,14 +205,6 @@ watched()
 	counters_fine ${ALSO_FINE:-} || status=1
 	[ $status -eq 0 ] || show_logs
 	return $status
-}
-
-show_logs()
-{
-	for ns in "$WEST" "$EAST"; do
-		echo "the log of ${ns%-*}:"
-		tail -n "${LOG_LINES:-12}" "$(pluto_log "$ns")" | cut -c -200
-	done
 }
 
 ##############################################################################
@@ -459,14 +402,6 @@ test_reconnect()
 	point "delete and reconnect" reconnect reconnect
 	load restart left=$WEST4 right=$EAST4 $SUBNETS4 $PSK $TCP
 	point "the peer's daemon is killed and comes back" restart peer_restarts
-}
-
-keep_logs()
-{
-	[ -n "${TEST_LOG_DIR:-}" ] || return 0
-	for ns in "$WEST" "$EAST"; do
-		cp "$(pluto_log "$ns")" "$TEST_LOG_DIR/pluto-${ns%-*}.log"
-	done
 }
 
 on_exit keep_logs

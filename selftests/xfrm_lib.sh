@@ -414,14 +414,6 @@ stats_of()
 	done
 }
 
-# expect WHAT EXPECTED ACTUAL
-expect()
-{
-	[ "$2" = "$3" ] && return
-	echo "$1: expected '$2', got '$3'"
-	return 1
-}
-
 # expect_moved A|B EXPECTED
 expect_moved()
 {
