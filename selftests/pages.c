@@ -332,6 +332,7 @@ TEST_F(pages, retransmitted)
 	struct bench *b = &self->b;
 	struct tcp_info ti;
 	char command[256];
+	off_t offset = 0;
 
 	ASSERT_EQ(0, set_ulp(b->p.ulp, "espintcp"));
 	ASSERT_EQ(0, enter(b->ns_a));
@@ -342,7 +343,7 @@ TEST_F(pages, retransmitted)
 		 ntohs(local_port(b->p.raw)));
 	ASSERT_EQ(0, run(command));
 	ASSERT_EQ(0, enter(b->ns_b));
-	ASSERT_LT(0, sendfile(b->p.raw, b->file, NULL, b->len));
+	ASSERT_LT(0, sendfile(b->p.raw, b->file, &offset, b->len));
 	ASSERT_TRUE(wait_for(sa_packets() > 0));
 	ASSERT_TRUE(wait_for(!tcp_info(b->p.raw, &ti) &&
 			     ti.tcpi_total_retrans > 1));
