@@ -393,7 +393,8 @@ nothing_leaves()
 	capture_start "$NS_W" "$2" "$file" "ip" || return
 	"${@:3}" || return
 	capture_stop || return
-	expect "packets on the wire" 0 "$(captured "$file" "")" &&
+	expect "packets on the wire" 0 "$(captured "$file" "")" ||
+		{ tcpdump -n -r "$file" 2>/dev/null; return 1; }
 	expect "drops" 3 $(($(counter "$1" EspTcpOutNoConn) - before))
 }
 
