@@ -14,7 +14,7 @@ cd "$(dirname "$0")" || exit 1
 usage()
 {
 	cat <<-EOT
-	Usage: ${0##*/} [-v] [-l] [-t FILE] [-r FILE] [TEST]...
+	Usage: ${0##*/} [-v] [-l] [-t FILE] [-r FILE] [-s DIR] [TEST]...
 
 	Run the TESTs (default: all) and close with "N passed, N failed, N skipped".
 
@@ -24,6 +24,8 @@ usage()
 	           line to the caller
 	  -r FILE  add a line for each test to FILE: its name, and how many of its
 	           points passed, failed and were skipped
+	  -s DIR   share the tests with other runs that were given DIR, empty at
+	           first: each test is run by the first who comes to it
 	EOT
 }
 
@@ -46,12 +48,14 @@ parse_args()
 	verbose=0
 	totals=
 	results=
-	while getopts vlt:r:h option; do
+	shared=
+	while getopts vlt:r:s:h option; do
 		case $option in
 		v)	verbose=1 ;;
 		l)	list_tests; exit 0 ;;
 		t)	totals="$OPTARG" ;;
 		r)	results="$OPTARG" ;;
+		s)	shared="$OPTARG" ;;
 		h)	usage; exit 0 ;;
 		*)	usage >&2; exit 2 ;;
 		esac
@@ -156,9 +160,10 @@ run_one()
 run_test()
 {
 	local test="$1" log="$log_dir/$1.log" start=$SECONDS status fault
-	local passed failed skipped plan why=
+	local passed failed skipped plan why='' name=''
 
-	printf '%-18s ' "$test"
+	# Others would print into the middle of the line
+	[ -n "$shared" ] || printf '%-18s ' "$test"
 	[ "$verbose" -eq 0 ] || echo
 	: >"$log"
 	# bash itself would remark on a test that crashes
@@ -172,7 +177,8 @@ run_test()
 		why="$(sed -n 's/^1\.\.0 *# *SKIP */: /p' "$log" | head -n 1)"
 	fi
 
-	printf '%4d passed, %d failed, %d skipped%s  (%d s)\n' \
+	[ -z "$shared" ] || printf -v name '%-18s ' "$test"
+	printf '%s%4d passed, %d failed, %d skipped%s  (%d s)\n' "$name" \
 		"$passed" "$failed" "$skipped" "$why" $((SECONDS - start))
 	[ "$failed" -eq 0 ] || show_failures "$log" "$fault"
 	[ -z "$results" ] ||
@@ -190,12 +196,18 @@ save_totals()
 		echo "$total_passed $total_failed $total_skipped $1" >"$totals"
 }
 
+is_mine()
+{
+	[ -z "$shared" ] || mkdir "$shared/$1" 2>/dev/null
+}
+
 run_all()
 {
 	local test
 
 	total_passed=0 total_failed=0 total_skipped=0
 	for test in "${tests[@]}"; do
+		is_mine "$test" || continue
 		save_totals "$test"
 		run_test "$test"
 	done
