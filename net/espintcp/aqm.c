@@ -64,33 +64,45 @@ static bool aqm_paused(const struct espintcp_conn *conn)
 				   inet_csk(conn->sk)->icsk_rto);
 }
 
-static void aqm_test_begin(struct espintcp_aqm *aqm, const struct tcp_sock *tp)
+/* A wait that is too long, us. A signal takes three tenths off the window of an
+ * inner CUBIC: unless half a round trip's worth was waiting, the path runs dry.
+ */
+static u32 aqm_target(const struct espintcp_aqm *aqm)
 {
-	aqm->test.flight = tcp_packets_in_flight(tp);
-	aqm->test.wait = aqm->wait;
-	aqm->test.state = ESPINTCP_AQM_SIGNALS_GO_OUT;
+	return max_t(u32, aqm->base / 2, ESPINTCP_AQM_TARGET);
 }
 
-/* Senders were told to slow down. Once there is half as much in flight, and a
- * round trip later, the wait must be shorter: if not by a quarter, it is not we
- * who make it.
+/* Senders are told to slow down for @wait us in the network. Once there is half
+ * as much in flight, and a round trip later, it must be shorter: if not by a
+ * quarter, it is not we who make it.
  */
-static void aqm_test(struct espintcp_aqm *aqm, const struct tcp_sock *tp)
+static void aqm_test(struct espintcp_aqm *aqm, const struct tcp_sock *tp,
+		     u32 wait)
 {
 	struct espintcp_aqm_test *test = &aqm->test;
+	u32 flight = tcp_packets_in_flight(tp);
 
-	if (test->state == ESPINTCP_AQM_NO_TEST) {
-		if (READ_ONCE(aqm->signalling))
-			aqm_test_begin(aqm, tp);
-	} else if (test->state == ESPINTCP_AQM_SIGNALS_GO_OUT) {
-		if (tcp_packets_in_flight(tp) > test->flight / 2)
-			return;
+	switch (test->state) {
+	case ESPINTCP_AQM_NO_TEST:
+		if (!READ_ONCE(aqm->signalling) || wait < aqm_target(aqm))
+			break;
+		test->flight = flight;
+		test->wait = wait;
+		test->state = ESPINTCP_AQM_SIGNALS_GO_OUT;
+		break;
+	case ESPINTCP_AQM_SIGNALS_GO_OUT:
+		if (flight > test->flight / 2)
+			break;
 		test->end = jiffies + usecs_to_jiffies(tp->rack.rtt_us) + 1;
 		test->state = ESPINTCP_AQM_SENDERS_SLOWED;
-	} else if (time_after(jiffies, test->end)) {
-		if (aqm->wait > test->wait - test->wait / 4)
-			aqm_rebase(aqm, tp);
+		break;
+	case ESPINTCP_AQM_SENDERS_SLOWED:
+		if (time_before_eq(jiffies, test->end))
+			break;
 		test->state = ESPINTCP_AQM_NO_TEST;
+		if (wait > test->wait - test->wait / 4)
+			aqm_rebase(aqm, tp);
+		break;
 	}
 }
 
@@ -101,20 +113,12 @@ static void aqm_measure(struct espintcp_aqm *aqm, const struct tcp_sock *tp)
 
 	if (!aqm->base || rtt < aqm->base)
 		aqm_rebase(aqm, tp);
+	aqm_test(aqm, tp, rtt - aqm->base);
 	/* With few in flight a long round trip tells of a late ACK. */
 	if (tcp_packets_in_flight(tp) < ESPINTCP_AQM_FLIGHT_MIN)
 		aqm->wait = 0;
 	else
 		aqm->wait = rtt - aqm->base;
-	aqm_test(aqm, tp);
-}
-
-/* A wait that is too long, us. A signal takes three tenths off the window of an
- * inner CUBIC: unless half a round trip's worth was waiting, the path runs dry.
- */
-static u32 aqm_target(const struct espintcp_aqm *aqm)
-{
-	return max_t(u32, aqm->base / 2, ESPINTCP_AQM_TARGET);
 }
 
 /* What may wait here besides what waits in the network, octets. */
