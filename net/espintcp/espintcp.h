@@ -118,9 +118,6 @@ struct espintcp_aqm {
 	unsigned long next;
 };
 
-/* Large frames are a burst as long as no more than this is between them, ns. */
-#define ESPINTCP_TX_GAP		(50 * NSEC_PER_USEC)
-
 /**
  * struct espintcp_txq - frames on their way to the socket
  * @lock: guards all but @wire, @sent and @pushing
@@ -131,9 +128,7 @@ struct espintcp_aqm {
  * @esp_octets: octets in @esp and, of ESP, in @wire
  * @limit: bound for @ike_octets, octets
  * @esp_limit: bound for @esp_octets, octets
- * @burst_last: when the last large frame of a process came, CLOCK_MONOTONIC in
- *	ns; read lockless
- * @burst_since: since when some of them wait; likewise
+ * @burst: when a burst of large frames began, CLOCK_MONOTONIC in ns
  * @aqm: whether inner senders are told to slow down
  * @shut: nothing more is taken; set once, at reset, shutdown or close
  * @wire: frames handed to the socket next, in this order (socket lock)
@@ -148,8 +143,7 @@ struct espintcp_txq {
 	unsigned int esp_octets;
 	unsigned int limit;
 	unsigned int esp_limit;
-	u64 burst_last;
-	u64 burst_since;
+	u64 burst;
 	struct espintcp_aqm aqm;
 	bool shut;
 
@@ -494,7 +488,6 @@ struct espintcp_settings *espintcp_settings(struct net *net);
 
 /* txq.c */
 void espintcp_txq_init(struct espintcp_txq *txq);
-bool espintcp_txq_burst_ended(const struct espintcp_conn *conn);
 int espintcp_frame_alloc(struct sk_buff *skb, unsigned int len, gfp_t gfp);
 void espintcp_frame_free(struct sk_buff *skb);
 int espintcp_txq_enqueue_ike(struct espintcp_conn *conn, struct sk_buff *skb);

@@ -24,9 +24,9 @@
 #define ESPINTCP_TX_PIECES	48
 /* A small SO_SNDBUF must still hold the largest frame of each kind. */
 #define ESPINTCP_TX_LIMIT_MIN	(2 * ESPINTCP_MAX_RECORD)
-/* How long the first one waits for others behind it at most, ns. */
-#define ESPINTCP_TX_WAIT	(500 * NSEC_PER_USEC)
-/* Smaller ones are no part of it and do not wait, octets. */
+/* How long a large frame waits for others behind it, ns. */
+#define ESPINTCP_TX_BATCH_NS	(200 * NSEC_PER_USEC)
+/* Smaller ones do not wait, octets. */
 #define ESPINTCP_TX_LARGE	1024
 /* When memory ran out and no ACK will come to wake us. */
 #define ESPINTCP_TX_RETRY	(HZ / 50 + 1)
@@ -329,57 +329,34 @@ static bool txq_has_ready(const struct espintcp_txq *txq)
 }
 
 /* Does a burst of large frames go on? Its first frame is not made to wait. */
-static bool txq_in_burst(struct espintcp_txq *txq, unsigned int len, u64 now)
+static bool txq_in_burst(struct espintcp_txq *txq, unsigned int len)
 	__must_hold(&txq->lock)
 {
-	u64 gap = now - txq->burst_last;
+	u64 now = ktime_get_ns();
 
-	if (len < ESPINTCP_TX_LARGE)
-		return false;
-	WRITE_ONCE(txq->burst_last, now);
-	return gap < ESPINTCP_TX_GAP;
+	if (len >= ESPINTCP_TX_LARGE &&
+	    now - txq->burst < ESPINTCP_TX_BATCH_NS)
+		return true;
+	txq->burst = now;
+	return false;
 }
 
 /* A frame of @len octets may go. TCP sends 64 KiB for little more than it
  * costs to send one frame, and large frames come in bursts: wait for the end
  * of the burst. In softirq that is when the tasklet's turn comes. A process
- * gives no sign, so that of its bursts a full batch is waited for, or a moment
- * of silence.
+ * gives no sign, so that of its bursts a full batch is waited for, or a moment.
  */
 static void txq_schedule(struct espintcp_conn *conn, unsigned int len)
 	__must_hold(&conn->txq.lock)
 {
 	struct espintcp_txq *txq = &conn->txq;
-	u64 now;
 
-	if (in_serving_softirq() || txq->esp_octets >= ESPINTCP_TX_BATCH) {
+	if (in_serving_softirq() || txq->esp_octets >= ESPINTCP_TX_BATCH ||
+	    !txq_in_burst(txq, len))
 		tasklet_schedule(&conn->tasklet);
-		return;
-	}
-	now = ktime_get_ns();
-	if (!txq_in_burst(txq, len, now)) {
-		tasklet_schedule(&conn->tasklet);
-	} else if (!hrtimer_active(&conn->batch)) {
-		WRITE_ONCE(txq->burst_since, now);
-		hrtimer_start(&conn->batch, ESPINTCP_TX_GAP, HRTIMER_MODE_REL);
-	}
-}
-
-/**
- * espintcp_txq_burst_ended - has a process's burst of large frames ended?
- * @conn: the connection
- *
- * Context: any.
- * Return: true if what waits is to be sent; false to look again
- *	%ESPINTCP_TX_GAP later.
- */
-bool espintcp_txq_burst_ended(const struct espintcp_conn *conn)
-{
-	const struct espintcp_txq *txq = &conn->txq;
-	u64 now = ktime_get_ns();
-
-	return now - READ_ONCE(txq->burst_last) >= ESPINTCP_TX_GAP ||
-	       now - READ_ONCE(txq->burst_since) >= ESPINTCP_TX_WAIT;
+	else if (!hrtimer_active(&conn->batch))
+		hrtimer_start(&conn->batch, ESPINTCP_TX_BATCH_NS,
+			      HRTIMER_MODE_REL);
 }
 
 /**

@@ -87,10 +87,6 @@ static enum hrtimer_restart ulp_batch(struct hrtimer *timer)
 	struct espintcp_conn *conn = container_of(timer, struct espintcp_conn,
 						  batch);
 
-	if (!espintcp_txq_burst_ended(conn)) {
-		hrtimer_forward_now(timer, ESPINTCP_TX_GAP);
-		return HRTIMER_RESTART;
-	}
 	tasklet_schedule(&conn->tasklet);
 	return HRTIMER_NORESTART;
 }
