@@ -404,11 +404,17 @@ ping_a_lost()
 	[ $? -eq 1 ]
 }
 
+# Nor is anything left to be repeated
+closed()
+{
+	[ -z "$(in_ns "$1" ss -Htn state connected exclude time-wait "$2")" ]
+}
+
 lose_connection()
 {
 	disconnect_pair "$PAIR_A" "$PAIR_B"
-	wait_for gone "$NS_A" "sport = :$PORT_A" &&
-	wait_for gone "$NS_B" "dport = :$PORT_A"
+	wait_for closed "$NS_A" "sport = :$PORT_A" &&
+	wait_for closed "$NS_B" "dport = :$PORT_A"
 }
 
 # The originator connects anew and nobody tells the SAs
