@@ -113,7 +113,10 @@ static void listener_kick(struct prefix_listener *l)
 	spin_unlock_bh(&l->lock);
 }
 
-/* sk_data_ready of a listening socket: TCP has a connection for us. */
+/* sk_data_ready of a listening socket: TCP has a connection for us. Or of a
+ * socket that does not listen any more, or of a copy that conn_disown() has not
+ * seen yet, on which nobody waits.
+ */
 static void listener_data_ready(struct sock *sk)
 {
 	struct prefix_listener *l;
@@ -122,9 +125,23 @@ static void listener_data_ready(struct sock *sk)
 	l = listener_of(sk);
 	if (sk->sk_state == TCP_LISTEN)
 		listener_kick(l);
-	else
+	else if (l)
 		l->data_ready(sk);
 	rcu_read_unlock();
+}
+
+/* TCP copies the listening socket without its lock. A copy made while the ULP
+ * was being set has some of what the listener has, and was not given to
+ * espintcp_prefix_clone().
+ */
+static void conn_disown(struct sock *sk, const struct prefix_listener *l)
+{
+	sock_owned_by_me(sk);
+
+	if (sk->sk_data_ready == listener_data_ready)
+		WRITE_ONCE(sk->sk_data_ready, l->data_ready);
+	if (listener_of(sk) == l)
+		rcu_assign_sk_user_data(sk, NULL);
 }
 
 /* sk_data_ready and sk_state_change of a connection that waits. */
@@ -295,6 +312,7 @@ static void listener_add(struct prefix_listener *l, struct sock *sk)
 	spin_unlock_bh(&l->lock);
 
 	lock_sock(sk);
+	conn_disown(sk, l);
 	/* Someone else, sockmap for one, may have been faster. */
 	if (!READ_ONCE(sk->sk_user_data)) {
 		conn_hook(pc);
@@ -624,7 +642,11 @@ int espintcp_prefix_send(struct sock *sk)
  */
 void espintcp_prefix_clone(struct sock *newsk)
 {
-	newsk->sk_data_ready = listener_of(newsk)->data_ready;
+	struct prefix_listener *l = listener_of(newsk);
+
+	/* Not there yet when this was copied: conn_disown() does the rest. */
+	if (l)
+		newsk->sk_data_ready = l->data_ready;
 	newsk->sk_user_data = NULL;
 	inet_csk(newsk)->icsk_ulp_ops = NULL;
 }
