@@ -62,11 +62,18 @@ no_sockets()
 		grep -q .
 }
 
-# How A's end, or B's, ends
+# B has got A's FIN
+half_closed()
+{
+	in_ns "$NS_B" ss -Htn state close-wait "sport = :$PORT" | grep -q .
+}
+
+# How A's end, or B's, ends. A command that nobody read before A's end was killed
+# would be read by the next one.
 by_exit()	{ kill -TERM "$PAIR_A"; }
 by_kill()	{ kill -KILL "$PAIR_B"; }
-by_close()	{ echo close >&8; }
-by_shutdown()	{ echo shutdown >&8; kill "$PAIR_B"; }
+by_close()	{ echo close >&8; wait_for all_closed "$NS_A"; }
+by_shutdown()	{ echo shutdown >&8; wait_for half_closed && kill "$PAIR_B"; }
 by_reset()	{ kill -TERM "$PAIR_A"; }
 by_destroy()	{ in_ns "$NS_B" ss -K "sport = :$PORT" >/dev/null; }
 
@@ -85,15 +92,19 @@ ends()
 
 	shift
 	for ((round = 0; round < ROUNDS; round++)); do
-		begin "$@" || { echo "round $round does not begin"; return 1; }
-		"by_$how" || return
+		begin "$@" || { echo "round $round does not begin"; break; }
+		"by_$how" || { echo "round $round does not end"; break; }
 		disconnect_pair "$PAIR_A" "$PAIR_B"
 		wait_for all_closed "$NS_A" && wait_for all_closed "$NS_B" ||
-			{ echo "a connection is left"; return 1; }
+			{ echo "a connection is left"; break; }
 		flood_stop
 		wait_for no_sockets "$NS_A" && wait_for no_sockets "$NS_B" ||
-			{ echo "a socket is left"; return 1; }
+			{ echo "a socket is left"; break; }
 	done
+	[ "$round" -eq "$ROUNDS" ] && return
+	flood_stop
+	disconnect_pair "$PAIR_A" "$PAIR_B"
+	return 1
 }
 
 has_link()
