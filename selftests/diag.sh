@@ -12,6 +12,9 @@ cd "$(dirname "$0")" || exit 1
 
 TOOL=../tools/espintcp/espintcp
 
+# Octets, more than any connection here has in flight
+SEND_BUFFER=200000000
+
 require_root
 require_tools ip jq ping socat ss
 require_module
@@ -43,6 +46,8 @@ assert_status()
 # Two ends whose commands come through fifos
 connect_commanded()
 {
+	in_ns "$NS_A" sysctl -qw \
+		net.ipv4.tcp_wmem="4096 $SEND_BUFFER $SEND_BUFFER" || return
 	mkfifo "$TEST_DIR/a.in" "$TEST_DIR/b.in" || return
 	ip netns exec "$NS_B" ./tcp_pair -b -l "$V4_B" -p $PORT \
 		< "$TEST_DIR/b.in" > "$TEST_DIR/b" 2>&1 &
@@ -85,6 +90,10 @@ test_ike()
 		'{"frames":2,"octets":1104}'
 	assert_status "IKE, the other way" "$NS_A" ".in.ike" \
 		'{"frames":1,"octets":52}'
+	# What ESP may have is what the connection carries in a while
+	assert_status "IKE may queue a send buffer of octets, ESP less" "$NS_A" \
+		"[.queued.ike_limit, (.queued.esp_limit < .queued.ike_limit)]" \
+		"[$SEND_BUFFER,true]"
 }
 
 test_esp()

@@ -8,6 +8,7 @@
  */
 #include "kselftest_harness.h"
 
+#include <linux/capability.h>
 #include <linux/espintcp.h>
 #include <signal.h>
 
@@ -498,6 +499,36 @@ TEST_F(prefix, not_an_originator)
 	ASSERT_EQ(0, tcp_pair(&p, &path));
 	EXPECT_EQ(-1, set_ulp(p.ulp, "iketcp"));
 	EXPECT_EQ(EOPNOTSUPP, errno);
+	EXPECT_EQ(0, bytes_received(p.raw));
+}
+
+static int drop_net_admin(void)
+{
+	struct __user_cap_header_struct head = {
+		.version = _LINUX_CAPABILITY_VERSION_3,
+	};
+	struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3];
+
+	if (syscall(SYS_capget, &head, caps))
+		return -1;
+	caps[CAP_TO_INDEX(CAP_NET_ADMIN)].effective &=
+		~CAP_TO_MASK(CAP_NET_ADMIN);
+	return syscall(SYS_capset, &head, caps);
+}
+
+TEST_F(prefix, needs_net_admin)
+{
+	struct path path = path_of(variant->family, variant->mapped, false);
+	int lfd = tcp_listen(variant->family, variant->mapped, 0);
+	struct pair p;
+
+	ASSERT_LE(0, lfd);
+	ASSERT_EQ(0, tcp_pair(&p, &path));
+	ASSERT_EQ(0, drop_net_admin());
+	EXPECT_EQ(-1, set_ulp(lfd, "iketcp"));
+	EXPECT_EQ(EPERM, errno);
+	EXPECT_EQ(-1, set_ulp(p.ulp, "iketcp"));
+	EXPECT_EQ(EPERM, errno);
 	EXPECT_EQ(0, bytes_received(p.raw));
 }
 
