@@ -12,7 +12,7 @@ cd "$(dirname "$0")" || exit 1
 . ./xfrm_lib.sh
 
 require_root
-require_tools ip nft ping socat ss tcpdump tshark
+require_tools ip nft ping setpriv socat ss tcpdump tshark
 require_module
 # Captures and sockets want a directory of this machine, not a shared one
 TEST_LOG_DIR="" test_dir
@@ -318,18 +318,22 @@ esp_sas()
 }
 
 # dissect FILE ESP-SAS-ARGS...: what tshark finds in every segment with a frame,
-# which can be several, separated by commas
+# which can be several, separated by commas. Not as root, for whom Wireshark 4.4
+# loads no Lua.
 dissect()
 {
 	local file=$1 uat
 
 	shift
 	mapfile -t uat < <(esp_sas "$@")
-	tshark -X lua_script:iketcp.lua -o esp.enable_encryption_decode:TRUE \
-		-o esp.enable_authentication_check:TRUE "${uat[@]}" -r "$file" \
+	chmod 711 "$TEST_DIR" && cp iketcp.lua "$TEST_DIR" || return
+	HOME=/nonexistent as_nobody \
+		tshark -X lua_script:"$TEST_DIR/iketcp.lua" \
+		-o esp.enable_encryption_decode:TRUE \
+		-o esp.enable_authentication_check:TRUE "${uat[@]}" -r - \
 		-Y iketcp.length -T fields -E separator=/s -E quote=d \
 		-e esp.spi -e esp.sequence -e esp.icv_good -e icmp.type \
-		2> "$file.log"
+		< "$file" 2> "$file.log"
 }
 
 # field NUMBER: out of what dissect says, one value a line

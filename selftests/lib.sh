@@ -14,6 +14,14 @@ ksft_skip=4
 # host is busy is slow, and nothing here measures time.
 : "${WAIT_TIMEOUT:=60}"
 
+readonly NOBODY=65534
+
+# as_nobody COMMAND...: an unprivileged user
+as_nobody()
+{
+	setpriv --reuid=$NOBODY --regid=$NOBODY --clear-groups -- "$@"
+}
+
 ##############################################################################
 # KTAP
 

@@ -8,7 +8,6 @@
 . "$(dirname "$0")/lib.sh"
 
 readonly PARAMETER=/sys/module/espintcp/parameters/allow_userns
-readonly NOBODY=65534
 
 require_root
 require_module
@@ -68,11 +67,6 @@ readonly ADDED="added
 in_userns()
 {
 	as_nobody unshare --map-root-user --net -- "$@"
-}
-
-as_nobody()
-{
-	setpriv --reuid=$NOBODY --regid=$NOBODY --clear-groups -- "$@"
 }
 
 as_root()
