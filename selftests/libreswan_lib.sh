@@ -134,6 +134,15 @@ pluto_reload()
 		>> "$PLUTO_DIR/$1/pluto.out" 2>&1
 }
 
+# pluto_drop NAMESPACE NAME: its SAs go, whether the peer hears of it or not.
+# libreswan 5's --terminate waits for the peer's answer, and whoever called it does:
+# for ever, when the connection is no more that the question went into.
+pluto_drop()
+{
+	whack "$1" --name "$2" --delete > /dev/null 2>&1
+	pluto_reload "$1" "$2"
+}
+
 # pluto_forget NAMESPACE NAME: bring the connection down and unload it
 pluto_forget()
 {
