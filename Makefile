@@ -23,8 +23,8 @@ VM_FLAGS := $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ROOT),--root $(ROOT)) \
 	    $(VMFLAGS)
 
 .PHONY: modules install uninstall clean tools install-tools uninstall-tools \
-	htmldocs deps tests check check-debug check-matrix demo lint checkpatch bench fuzz \
-	dist packages check-packages help
+	htmldocs deps deps-kernel tests check debug-kernel check-debug check-matrix \
+	demo lint checkpatch bench fuzz dist packages check-packages help
 
 modules:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -63,8 +63,13 @@ check: deps
 	@$(VM)/build $(BUILD_FLAGS)
 	@$(VM)/check $(VM_FLAGS) -- $(TESTS)
 
-check-debug:
+deps-kernel:
 	@$(VM)/deps --kernel
+
+debug-kernel: deps-kernel
+	@$(VM)/debug-kernel memory um
+
+check-debug: deps-kernel
 	@$(VM)/debug-check $(DEBUG) -- $(TESTS)
 
 demo: deps

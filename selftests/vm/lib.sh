@@ -17,6 +17,13 @@ newest_kernel()
 	ls "${1:-}"/boot/vmlinuz-* 2>/dev/null | sort -V | tail -n 1
 }
 
+# newest_source DIR...: of the kernels whose source is there
+newest_source()
+{
+	find "$@" -maxdepth 1 -name 'linux-source-*.tar.*' -printf '%f %p\n' \
+		2>/dev/null | sort -V | sed -n '$s/.* //p'
+}
+
 # kernel_version BZIMAGE: as uname -r will say
 kernel_version()
 {
