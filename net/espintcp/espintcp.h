@@ -120,7 +120,8 @@ struct espintcp_aqm {
 
 /**
  * struct espintcp_txq - frames on their way to the socket
- * @lock: guards all but @wire, @sent and @pushing
+ * @lock: guards all but @wire, @sent, @pushing and @acked. A sender's
+ *	sk_write_space() may run under it.
  * @ike: IKE frames, sent before @esp
  * @esp: ESP frames in the order of their sequence numbers; those whose
  *	encryption still runs keep their place
@@ -134,6 +135,8 @@ struct espintcp_aqm {
  * @wire: frames handed to the socket next, in this order (socket lock)
  * @sent: octets of the first frame of @wire which TCP already has (socket lock)
  * @pushing: espintcp_txq_push() runs (socket lock)
+ * @acked: octets the peer had acknowledged when the backlog was last looked at
+ *	(socket lock)
  */
 struct espintcp_txq {
 	spinlock_t lock;	/* innermost but for ike_queue.lock */
@@ -150,6 +153,7 @@ struct espintcp_txq {
 	struct sk_buff_head wire;
 	unsigned int sent;
 	bool pushing;
+	u64 acked;
 };
 
 /**
@@ -207,6 +211,7 @@ struct espintcp_rx {
  * @abort: resets the connection, where sleeping is allowed
  * @abort_err: errno the daemon then sees, 0 before (txq.lock)
  * @retry: sends again after memory ran out with nothing in flight
+ * @stall: looks after a backlog, whose senders may be waiting in vain
  * @prot: the socket's own, restored at detach
  * @ops: likewise
  * @data_ready: likewise
@@ -244,6 +249,7 @@ struct espintcp_conn {
 	struct work_struct abort;
 	int abort_err;
 	struct delayed_work retry;
+	struct delayed_work stall;
 
 	struct proto *prot;
 	const struct proto_ops *ops;
@@ -497,6 +503,7 @@ void espintcp_txq_complete_esp(struct espintcp_conn *conn, struct sk_buff *skb,
 			       int err);
 bool espintcp_txq_ike_room(struct espintcp_conn *conn);
 void espintcp_txq_push(struct espintcp_conn *conn);
+void espintcp_txq_check_stall(struct espintcp_conn *conn);
 void espintcp_txq_flush(struct espintcp_conn *conn);
 void espintcp_txq_shut(struct espintcp_conn *conn);
 unsigned int espintcp_txq_octets(struct espintcp_conn *conn);

@@ -30,6 +30,10 @@
 #define ESPINTCP_TX_LARGE	1024
 /* When memory ran out and no ACK will come to wake us. */
 #define ESPINTCP_TX_RETRY	(HZ / 50 + 1)
+/* How often a backlog is looked at, and how long a connection may stand still
+ * until its senders are let go.
+ */
+#define ESPINTCP_TX_STALL	HZ
 
 /**
  * struct espintcp_frag_cache - where the next frame's memory comes from
@@ -558,6 +562,44 @@ static void txq_wait_for_tcp(struct espintcp_conn *conn)
 	set_bit(SOCK_NOSPACE, &sk->sk_socket->flags);
 	if (tcp_rtx_and_write_queues_empty(sk))
 		schedule_delayed_work(&conn->retry, ESPINTCP_TX_RETRY);
+	schedule_delayed_work(&conn->stall, ESPINTCP_TX_STALL);
+}
+
+/**
+ * espintcp_txq_check_stall - let senders go that a stuck connection holds
+ * @conn: the connection
+ *
+ * Every %ESPINTCP_TX_STALL while frames wait for TCP. When the peer has
+ * acknowledged nothing since the last time, those charged for the backlog wait
+ * for a path that may never come back, and could not even use another one: a
+ * socket with its send buffer full of frames here sends nothing on the new
+ * connection, and TCP repeats nothing that still waits in its own host. The
+ * frames stay, within the queue's limit, and leave when the path is back.
+ *
+ * Context: process, socket lock held.
+ */
+void espintcp_txq_check_stall(struct espintcp_conn *conn)
+{
+	u64 acked = tcp_sk(conn->sk)->bytes_acked;
+	struct espintcp_txq *txq = &conn->txq;
+	bool stuck = acked == txq->acked;
+	struct sk_buff *skb;
+
+	sock_owned_by_me(conn->sk);
+
+	txq->acked = acked;
+	spin_lock_bh(&txq->lock);
+	if (stuck) {
+		skb_queue_walk(&txq->wire, skb)
+			skb_orphan(skb);
+		/* Of the others somebody else writes the packet. */
+		skb_queue_walk(&txq->esp, skb)
+			if (espintcp_frame(skb)->ready)
+				skb_orphan(skb);
+	}
+	if (txq->esp_octets)
+		schedule_delayed_work(&conn->stall, ESPINTCP_TX_STALL);
+	spin_unlock_bh(&txq->lock);
 }
 
 static void txq_push(struct espintcp_conn *conn, bool flush)

@@ -170,6 +170,17 @@ static void ulp_retry_work(struct work_struct *work)
 	release_sock(conn->sk);
 }
 
+static void ulp_stall_work(struct work_struct *work)
+{
+	struct espintcp_conn *conn = container_of(to_delayed_work(work),
+						  struct espintcp_conn, stall);
+
+	lock_sock(conn->sk);
+	if (!conn->detached)
+		espintcp_txq_check_stall(conn);
+	release_sock(conn->sk);
+}
+
 static void conn_set_key(struct espintcp_conn *conn)
 {
 	struct espintcp_key *key = &conn->key;
@@ -246,6 +257,7 @@ static struct espintcp_conn *conn_alloc(struct sock *sk)
 	tasklet_setup(&conn->tasklet, ulp_tasklet);
 	INIT_WORK(&conn->abort, ulp_abort_work);
 	INIT_DELAYED_WORK(&conn->retry, ulp_retry_work);
+	INIT_DELAYED_WORK(&conn->stall, ulp_stall_work);
 	return conn;
 }
 
@@ -402,6 +414,7 @@ static void ulp_close(struct sock *sk, long timeout)
 	/* Detached: none of them starts again. */
 	cancel_work_sync(&conn->abort);
 	cancel_delayed_work_sync(&conn->retry);
+	cancel_delayed_work_sync(&conn->stall);
 	hrtimer_cancel(&conn->batch);
 	tasklet_kill(&conn->tasklet);
 	skb_queue_purge(&conn->ike_queue);
