@@ -120,8 +120,8 @@ struct espintcp_aqm {
 
 /**
  * struct espintcp_txq - frames on their way to the socket
- * @lock: guards all but @wire, @sent, @pushing and @acked. A sender's
- *	sk_write_space() may run under it.
+ * @lock: guards all but @wire, @sent, @pushing and @acked. The destructors of
+ *	inner packets may run under it: a sender is woken, or goes at last.
  * @ike: IKE frames, sent before @esp
  * @esp: ESP frames in the order of their sequence numbers; those whose
  *	encryption still runs keep their place
