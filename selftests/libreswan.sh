@@ -387,10 +387,7 @@ peer_restarts()
 	tunnel restart "$WEST" $WEST4_IN $EAST4_IN || return
 	kill -KILL "$(pluto_pid "$EAST")"
 	wait_for pluto_gone "$(pluto_pid "$EAST")" || return
-	ip -n "$EAST" xfrm state flush
-	ip -n "$EAST" xfrm policy flush
-	rm -f "$PLUTO_DIR/$EAST"/run/pluto.*
-	pluto_start "$EAST" && pluto_reload "$EAST" restart || return
+	pluto_start_anew "$EAST" restart || return
 	pluto_drop "$WEST" restart
 	wait_for all_gone || { echo "SAs are left"; return 1; }
 	tunnel restart "$WEST" $WEST4_IN $EAST4_IN

@@ -102,6 +102,16 @@ pluto_gone()
 	! [ -d "/proc/$1" ]
 }
 
+# pluto_start_anew NAMESPACE NAME: the daemon is gone without a word; the next one
+# finds neither its files nor its SAs, and gets the connection
+pluto_start_anew()
+{
+	ip -n "$1" xfrm state flush
+	ip -n "$1" xfrm policy flush
+	rm -f "$PLUTO_DIR/$1"/run/pluto.*
+	pluto_start "$1" && pluto_reload "$1" "$2"
+}
+
 # pluto_psk NAMESPACE SECRET
 pluto_psk()
 {

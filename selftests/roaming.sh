@@ -279,24 +279,16 @@ again_over()
 	goes_on "$2" "$since" && wait_for over "$1"
 }
 
-# After a crash, as far as the kernel can tell: libreswan 4.10 does crash, mostly
-# at the end of the move, when it takes SAs down whose connection is no more.
-start_anew()
-{
-	pluto_stop "$1"
-	rm -f "$PLUTO_DIR/$1"/run/pluto.*
-	ip -n "$1" xfrm state flush
-	ip -n "$1" xfrm policy flush
-	pluto_start "$1" && pluto_reload "$1" road
-}
-
+# libreswan 4.10's responder has crashed by now, mostly at the end of the move, when
+# it takes SAs down whose connection is no more.
 # shellcheck disable=SC2086 # lists of lines
 udp_first()
 {
 	local since
 
 	pluto_forget "$WEST" road
-	start_anew "$EAST" && wait_for quiet || return
+	pluto_stop "$EAST"
+	pluto_start_anew "$EAST" road && wait_for quiet || return
 	since=$EPOCHREALTIME
 	in_ns "$ROUTER" nft delete table inet block_udp_esp
 	pluto_conn "$WEST" either left=%defaultroute $EITHER &&
