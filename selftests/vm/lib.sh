@@ -9,6 +9,7 @@ REPO="$(cd "$VM_DIR/../.." && pwd -P)"
 # Outside of the tree: a clone stays as small as it was, and "git clean" keeps
 # what takes long to get.
 CACHE="${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/espintcp"
+ROOTS="${ROOTS:-$CACHE/roots}"
 
 # newest_kernel [ROOT]
 newest_kernel()
@@ -24,13 +25,24 @@ newest_source()
 		2>/dev/null | sort -V | sed -n '$s/.* //p'
 }
 
-# kernel_version BZIMAGE: as uname -r will say
+# kernel_version IMAGE: as uname -r will say
 kernel_version()
 {
 	local version
 
 	version="$(file -bL "$1" | sed -n 's/.*[, ]version \([^ ]*\).*/\1/p')"
 	echo "${version:-${1##*/vmlinuz-}}"
+}
+
+# copy_sources DIR: from the source tarball, so that building for another kernel
+# leaves what lies around here alone, and none of it is in there
+copy_sources()
+{
+	local tarball
+
+	tarball="$REPO/$("$REPO/tools/package/dist")" || return
+	rm -rf "$1" && mkdir -p "$1" &&
+	tar -C "$1" --strip-components=1 -xf "$tarball"
 }
 
 # step TEXT COMMAND...: one line of progress; what the command says goes to

@@ -45,3 +45,63 @@ security_uri()
 		'Created-By: Packages' 'Component: main' |
 		awk '$2 ~ /-security$/ { print $1; exit }'
 }
+
+# release_sources SUITE [OPTIONS]: its lines for apt.  Security updates bring the
+# newest kernels, and some that are nowhere else.
+release_sources()
+{
+	local suite="$1" options="${2:+$2 }" uri security
+
+	uri="$(archive_uri)"
+	[ -n "$uri" ] || { echo "no package archive configured" >&2; return 1; }
+	echo "deb $options$uri $suite main"
+	security="$(security_uri)"
+	if [ "$suite" != sid ] && [ -n "$security" ]; then
+		echo "deb $options$security $suite-security main"
+	fi
+}
+
+# use_release DIR SUITE [ARCH]: from now on "${PRIVATE[@]}" has apt see that
+# release, with nothing of it installed, so that the machine's own package sources
+# and architectures stay what they are.
+use_release()
+{
+	local dir="$1" suite="$2" arch="${3:-$(dpkg --print-architecture)}"
+
+	chmod 755 "$dir"	# apt drops its privileges to download
+	mkdir -p "$dir"/{lists/partial,archives/partial,parts}
+	: >"$dir/status"
+	release_sources "$suite" \
+		"[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
+		>"$dir/sources.list" || return
+	PRIVATE=(
+		-o APT::Architecture="$arch"
+		-o APT::Architectures="$arch"
+		-o Dir::Etc::SourceList="$dir/sources.list"
+		-o Dir::Etc::SourceParts="$dir/parts"
+		-o Dir::State::Lists="$dir/lists"
+		-o Dir::State::status="$dir/status"
+		-o Dir::Cache="$dir"
+		# A development suite may be old where the archive is a snapshot
+		-o Acquire::Check-Valid-Until=false
+	)
+	apt-get -q "${PRIVATE[@]}" update
+}
+
+# download DIR PACKAGE..., of the release in use
+download()
+{
+	(cd "$1" && shift && apt-get -q "${PRIVATE[@]}" download "$@")
+}
+
+# in_scratch COMMAND...: with a directory as its last argument
+in_scratch()
+{
+	local dir status
+
+	dir="$(mktemp -d)" || return
+	"$@" "$dir"
+	status=$?
+	rm -rf "$dir"
+	return $status
+}
