@@ -24,7 +24,7 @@ VM_FLAGS := $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ROOT),--root $(ROOT)) \
 
 .PHONY: modules install uninstall clean tools install-tools uninstall-tools \
 	htmldocs deps deps-kernel tests check debug-kernel check-debug check-matrix \
-	demo lint checkpatch bench fuzz dist packages check-packages help
+	check-arm64 demo lint checkpatch bench fuzz dist packages check-packages help
 
 modules:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
@@ -86,6 +86,10 @@ checkpatch: deps
 check-matrix: deps
 	@$(VM)/matrix $(CELLS)
 
+check-arm64:
+	@$(VM)/deps --arm64
+	@$(VM)/arm64 -- $(TESTS)
+
 dist:
 	@tools/package/dist
 
@@ -119,6 +123,7 @@ help:
 	@echo '                   make debug-kernel builds that one and no more'
 	@echo '  make check-matrix  all tests on each kernel of Debian 12, 13 and sid, each'
 	@echo '                   with its own user space (experimental likewise)'
+	@echo '  make check-arm64 the C tests on the kernel Debian has for arm64'
 	@echo '  make lint        checkpatch, sparse and W=1'
 	@echo '  make deps        only install what these need'
 	@echo '  make fuzz        the record rules under libFuzzer (needs clang)'

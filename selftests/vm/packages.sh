@@ -19,6 +19,15 @@ HOST_PACKAGES=(
 	virtme-ng xz-utils
 )
 
+# Building for arm64 here, and the VM that runs it.
+ARM64_PACKAGES=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm)
+
+# What the C tests and what starts them call in that VM.
+ARM64_GUEST_PACKAGES=(
+	bash busybox-static coreutils dash ethtool grep iproute2 kmod mawk mount
+	nftables procps sed util-linux
+)
+
 # Debian packages of our own.
 PACKAGING_PACKAGES=(debhelper dh-dkms dpkg-dev lintian)
 
