@@ -44,14 +44,15 @@ ping_whole()
 	in_a "LC_ALL=C ping -n -I $IN_A -M do -c 1 -W 20 -s $(($1 - ICMP_OVERHEAD)) $IN_B"
 }
 
-# largest MTU: that passes in one piece, and one octet more does not
+# largest MTU: that passes in one piece, and one octet more does not. Not every
+# ping says what the kernel told it.
 largest()
 {
 	ping_whole "$1" || { echo "$1 octets do not pass"; return 1; }
 	ping_whole $(($1 + 1)) > "$TEST_DIR/larger" 2>&1 &&
 		{ echo "$1 octets and one pass"; return 1; }
 	cat "$TEST_DIR/larger"
-	grep -q "[Mm]essage too long, mtu.$1$" "$TEST_DIR/larger"
+	grep -Eq "[Mm]essage too long(, mtu.$1)?$" "$TEST_DIR/larger"
 }
 
 # Without TCP the ESP packet would be fragmented. A stream has no fragments.

@@ -192,7 +192,7 @@ check_host()
 test_check()
 {
 	check_host 0 &&
-	says "^ok .*kernel $(uname -r) does IPsec" \
+	says "^ok .*kernel $(uname -r | sed 's/[.+]/\\&/g') does IPsec" \
 		"^ok .*the module espintcp is loaded" \
 		"^ok .*a TCP socket takes the ULP" \
 		"^note .*libreswan is not installed" \
