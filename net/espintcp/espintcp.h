@@ -22,6 +22,7 @@
  *	drop.c		what was dropped and why
  *	diag.c		what sock_diag tells of a connection
  *	trace.[ch]	tracepoints
+ *	census.[ch]	objects made and destroyed, in debug builds
  *
  * Locks, outermost first. A lock may be taken while those above it are held,
  * never the other way round:
@@ -53,6 +54,7 @@
 #include <net/sock.h>
 #include <net/xfrm.h>
 
+#include "census.h"
 #include "compat.h"
 #include "framing.h"
 #include "stats.h"

@@ -93,6 +93,7 @@ static void __exit espintcp_exit(void)
 	espintcp_txq_exit();
 	espintcp_sysctl_exit();
 	espintcp_stats_exit();
+	espintcp_census_exit();
 	/* Connections are freed by kfree_rcu(), which needs none of our code. */
 }
 

@@ -179,6 +179,7 @@ static struct espintcp_path *path_create(const struct espintcp_path_key *key)
 		kfree(path);
 		return NULL;
 	}
+	espintcp_made(ESPINTCP_OBJECT_PATH);
 	return path;
 }
 
@@ -209,10 +210,12 @@ static void path_leave(struct espintcp_path *path, enum espintcp_dir dir)
 		rhashtable_remove_fast(&path_table, &path->node, path_params);
 	spin_unlock_bh(&path_lock);
 
-	if (last && conn)
+	if (!last)
+		return;
+	if (conn)
 		espintcp_conn_put(conn);
-	if (last)
-		kfree_rcu(path, rcu);
+	espintcp_gone(ESPINTCP_OBJECT_PATH);
+	kfree_rcu(path, rcu);
 }
 
 /* The path of the SA's pair; the one it had is left. NULL without memory. */

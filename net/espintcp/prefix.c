@@ -205,11 +205,17 @@ static void conn_unlink(struct prefix_conn *pc)
 	spin_unlock_bh(&l->lock);
 }
 
+static void conn_free(struct prefix_conn *pc)
+{
+	espintcp_gone(ESPINTCP_OBJECT_CANDIDATE);
+	kfree(pc);
+}
+
 static void conn_destroy(struct prefix_conn *pc)
 {
 	conn_unlink(pc);
 	conn_reset(pc->sk);
-	kfree(pc);
+	conn_free(pc);
 }
 
 /* sk_read_actor_t: takes octets as long as they are those of the prefix. */
@@ -302,6 +308,7 @@ static void listener_add(struct prefix_listener *l, struct sock *sk)
 		conn_reset(sk);
 		return;
 	}
+	espintcp_made(ESPINTCP_OBJECT_CANDIDATE);
 	pc->sk = sk;
 	pc->listener = l;
 	pc->since = jiffies;
@@ -425,6 +432,7 @@ static void listener_end(struct work_struct *work)
 	listener_drop(&l->waiting, true);
 	listener_drop(&l->ready, false);
 	sock_put(l->sk);
+	espintcp_gone(ESPINTCP_OBJECT_LISTENER);
 	kfree_rcu(l, rcu);
 }
 
@@ -449,7 +457,7 @@ static struct sock *listener_pop(struct prefix_listener *l)
 		return NULL;
 
 	sk = pc->sk;
-	kfree(pc);
+	conn_free(pc);
 	/* There is room for another. */
 	listener_kick(l);
 	return sk;
@@ -564,6 +572,7 @@ static struct prefix_listener *listener_alloc(struct sock *sk)
 
 	if (!l)
 		return NULL;
+	espintcp_made(ESPINTCP_OBJECT_LISTENER);
 	l->sk = sk;
 	l->timeout = PREFIX_TIMEOUT;
 	spin_lock_init(&l->lock);

@@ -25,6 +25,7 @@ struct espintcp_request *espintcp_request_get(struct xfrm_state *x)
 			     GFP_ATOMIC);
 		if (!er)
 			return NULL;
+		espintcp_made(ESPINTCP_OBJECT_REQUEST);
 	}
 	er->x = x;
 	er->segment = NULL;
@@ -32,6 +33,12 @@ struct espintcp_request *espintcp_request_get(struct xfrm_state *x)
 	er->conn = NULL;
 	aead_request_set_tfm(&er->req, aead);
 	return er;
+}
+
+static void request_free(struct espintcp_request *er)
+{
+	espintcp_gone(ESPINTCP_OBJECT_REQUEST);
+	kfree(er);
 }
 
 /**
@@ -43,7 +50,7 @@ struct espintcp_request *espintcp_request_get(struct xfrm_state *x)
 void espintcp_request_put(struct espintcp_request *er)
 {
 	if (cmpxchg(&espintcp_sa(er->x)->request, NULL, er))
-		kfree(er);
+		request_free(er);
 }
 
 /**
@@ -54,7 +61,8 @@ void espintcp_request_put(struct espintcp_request *er)
  */
 void espintcp_request_free_cached(struct xfrm_state *x)
 {
-	kfree(espintcp_sa(x)->request);
+	if (espintcp_sa(x)->request)
+		request_free(espintcp_sa(x)->request);
 }
 
 /**

@@ -85,12 +85,13 @@ int espintcp_frame_alloc(struct sk_buff *skb, unsigned int len, gfp_t gfp)
 
 	memset(frame, 0, sizeof(*frame));
 	frame->len = len;
-	if (len <= PAGE_SIZE && frame_alloc_frag(frame, len, GFP_ATOMIC))
-		return 0;
-
-	frame->page = alloc_pages(gfp | __GFP_COMP | __GFP_NOWARN,
-				  get_order(len));
-	return frame->page ? 0 : -ENOMEM;
+	if (len > PAGE_SIZE || !frame_alloc_frag(frame, len, GFP_ATOMIC))
+		frame->page = alloc_pages(gfp | __GFP_COMP | __GFP_NOWARN,
+					  get_order(len));
+	if (!frame->page)
+		return -ENOMEM;
+	espintcp_made(ESPINTCP_OBJECT_FRAME);
+	return 0;
 }
 
 /**
@@ -101,6 +102,7 @@ int espintcp_frame_alloc(struct sk_buff *skb, unsigned int len, gfp_t gfp)
  */
 void espintcp_frame_free(struct sk_buff *skb)
 {
+	espintcp_gone(ESPINTCP_OBJECT_FRAME);
 	put_page(espintcp_frame(skb)->page);
 }
 

@@ -38,8 +38,10 @@ static DEFINE_MUTEX(ulp_family_lock);
  */
 void espintcp_conn_put(struct espintcp_conn *conn)
 {
-	if (refcount_dec_and_test(&conn->refcnt))
-		kfree_rcu(conn, rcu);
+	if (!refcount_dec_and_test(&conn->refcnt))
+		return;
+	espintcp_gone(ESPINTCP_OBJECT_CONN);
+	kfree_rcu(conn, rcu);
 }
 
 /**
@@ -245,6 +247,7 @@ static struct espintcp_conn *conn_alloc(struct sock *sk)
 
 	if (!conn)
 		return NULL;
+	espintcp_made(ESPINTCP_OBJECT_CONN);
 	conn->sk = sk;
 	refcount_set(&conn->refcnt, 1);
 	conn_set_key(conn);
