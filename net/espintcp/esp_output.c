@@ -230,11 +230,13 @@ int espintcp_esp_output(struct xfrm_state *x, struct sk_buff *skb)
 	rcu_read_lock();
 	local_bh_disable();
 	conn = espintcp_path_get(x);
-	if (conn) {
+	if (!IS_ERR(conn)) {
 		err = output_on(conn, x, skb, &layout);
 	} else {
-		espintcp_drop(xs_net(x), NULL, ESPINTCP_DROP_OUT_NO_CONN);
-		err = -ENOTCONN;
+		err = PTR_ERR(conn);
+		espintcp_drop(xs_net(x), NULL, err == -ENOMEM ?
+			      ESPINTCP_DROP_OUT_NO_MEM :
+			      ESPINTCP_DROP_OUT_NO_CONN);
 	}
 	local_bh_enable();
 	rcu_read_unlock();

@@ -315,15 +315,17 @@ static struct espintcp_conn *path_conn(struct espintcp_path *path,
  * @x: the SA
  *
  * Context: process or softirq, under RCU; may take the SA's lock.
- * Return: a connection, valid under RCU, or NULL.
+ * Return: a connection, valid under RCU; -ENOTCONN if there is none now, -ENOMEM.
  */
 struct espintcp_conn *espintcp_path_get(struct xfrm_state *x)
 {
 	struct espintcp_path *path = path_of(x, ESPINTCP_OUT);
+	struct espintcp_conn *conn;
 
 	if (unlikely(!path))
-		return NULL;
-	return path_conn(path, x);
+		return ERR_PTR(-ENOMEM);
+	conn = path_conn(path, x);
+	return likely(conn) ? conn : ERR_PTR(-ENOTCONN);
 }
 
 /* The highest number XFRM saw on an SA; it does not look without a window. */
