@@ -141,7 +141,7 @@ help:
 	@echo '                   the newest installed)'
 	@echo '  KERNEL=BZIMAGE   kernel to boot (default: the newest in /boot)'
 	@echo '  TESTS="A B"      tests to run (default: all)'
-	@echo '  DEBUG=KIND       uml, memory, races, faults or rt (default: uml)'
+	@echo '  DEBUG=KIND       uml, memory, races or rt (default: uml)'
 	@echo '  KSRC=DIR         kernel source for check-debug and bench (default: the'
 	@echo '                   newest linux-source package)'
 	@echo '  ROOT=DIR         root file system of the VM (default: this one); its'

@@ -54,16 +54,16 @@ static inline int connect_hosts(struct pair *p, int ns_a, int ns_b)
 	inet_pton(AF_INET, ADDR_B, &addr.sin_addr);
 	if (enter(ns_b))
 		return -1;
-	lfd = socket(AF_INET, SOCK_STREAM, 0);
+	lfd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (lfd < 0 || bind(lfd, (struct sockaddr *)&addr, len) ||
 	    listen(lfd, 1) || getsockname(lfd, (struct sockaddr *)&addr, &len))
 		return -1;
 	if (enter(ns_a))
 		return -1;
-	p->raw = socket(AF_INET, SOCK_STREAM, 0);
+	p->raw = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (p->raw < 0 || connect(p->raw, (struct sockaddr *)&addr, len))
 		return -1;
-	p->ulp = accept(lfd, NULL, NULL);
+	p->ulp = accept4(lfd, NULL, NULL, SOCK_CLOEXEC);
 	p->written = 0;
 	close(lfd);
 	return p->ulp < 0 || enter(ns_b) ||
