@@ -222,6 +222,20 @@ static inline struct sock *compat_accept(struct sock *sk)
 }
 #endif
 
+/* 6.2: which page fragment TCP copies into is a field's to say. Before, a socket
+ * that allocates atomically uses none of a task's. (Debian's later 6.1 has it.)
+ */
+#ifdef COMPAT_HAVE_USE_TASK_FRAG
+static inline void compat_no_task_frag(struct sock *sk)
+{
+	sk->sk_use_task_frag = false;
+}
+#else
+static inline void compat_no_task_frag(struct sock *sk)
+{
+}
+#endif
+
 /* 6.15: XFRM sets an SA's offload type after init_state(), not before. Returns
  * true when init_state() may set another.
  */

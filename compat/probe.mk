@@ -17,3 +17,4 @@ ccflags-y += $(call probe,net/net_namespace.h,register_net_sysctl_sz,COMPAT_HAVE
 ccflags-y += $(call probe,net/tcp.h,tcp_ecn_mode_set,COMPAT_HAVE_TCP_ECN_MODE)
 ccflags-y += $(call probe,net/xfrm.h,nat_keepalive_interval,COMPAT_HAVE_NAT_KEEPALIVE)
 ccflags-y += $(call probe,linux/net.h,proto_accept_arg,COMPAT_HAVE_PROTO_ACCEPT_ARG)
+ccflags-y += $(call probe,net/sock.h,sk_use_task_frag;,COMPAT_HAVE_USE_TASK_FRAG)

@@ -301,7 +301,7 @@ static void conn_install(struct espintcp_conn *conn, int family)
 
 	/* Sent to from softirq, where neither may sleep nor use a task's page. */
 	sk->sk_allocation = GFP_ATOMIC;
-	sk->sk_use_task_frag = false;
+	compat_no_task_frag(sk);
 	/* Frames are complete: there is never more of one to wait for. */
 	tcp_sk(sk)->nonagle |= TCP_NAGLE_OFF;
 	WRITE_ONCE(sk->sk_rcvlowat, 1);
