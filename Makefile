@@ -122,7 +122,7 @@ help:
 	@echo '                   builds it first (of its kinds only uml has been run);'
 	@echo '                   make debug-kernel builds that one and no more'
 	@echo '  make check-matrix  all tests on each kernel of Debian 12, 13 and sid, each'
-	@echo '                   with its own user space (experimental likewise)'
+	@echo '                   with its own user space; takes hours'
 	@echo '  make check-arm64 the C tests on the kernel Debian has for arm64'
 	@echo '  make lint        checkpatch, sparse and W=1'
 	@echo '  make deps        only install what these need'
