@@ -179,20 +179,27 @@ static inline int new_netns(void)
 	return err;
 }
 
-/* Of this namespace, in net.espintcp. */
-static inline int set_sysctl(const char *name, const char *value)
+/* To a file of the kernel's. */
+static inline int write_file(const char *path, const char *value)
 {
-	char path[128];
 	ssize_t n;
 	int fd;
 
-	snprintf(path, sizeof(path), "/proc/sys/net/espintcp/%s", name);
 	fd = open(path, O_WRONLY);
 	if (fd < 0)
 		return -1;
 	n = write(fd, value, strlen(value));
 	close(fd);
 	return n < 0 ? -1 : 0;
+}
+
+/* Of this namespace, in net.espintcp. */
+static inline int set_sysctl(const char *name, const char *value)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "/proc/sys/net/espintcp/%s", name);
+	return write_file(path, value);
 }
 
 static inline int set_ulp(int fd, const char *name)
