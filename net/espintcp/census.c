@@ -9,6 +9,12 @@
 
 #include "census.h"
 
+/**
+ * struct espintcp_census - one kind of object
+ * @name: several of them, as the log calls them
+ * @made: since the module was loaded
+ * @gone: likewise
+ */
 static struct espintcp_census {
 	const char *name;
 	atomic_long_t made;
