@@ -25,6 +25,11 @@
 #include <asm/unaligned.h>
 #endif
 
+/* 6.5: GSO has a header of its own */
+#ifdef COMPAT_HAVE_NET_GSO
+#include <net/gso.h>
+#endif
+
 /*
  * 6.5: pages go to TCP through MSG_SPLICE_PAGES, and proto and proto_ops lost
  * sendpage. (Debian's 6.1 has the flag's name, but TCP does not know it.)

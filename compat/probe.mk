@@ -6,6 +6,7 @@
 probe = $(if $(shell grep -Eqs '$(2)' $(srctree)/include/$(1) && echo y),-D$(3))
 
 ccflags-y += $(call probe,linux/unaligned.h,.,COMPAT_HAVE_LINUX_UNALIGNED)
+ccflags-y += $(call probe,net/gso.h,.,COMPAT_HAVE_NET_GSO)
 ccflags-y += $(call probe,linux/skbuff.h,skb_splice_from_iter,COMPAT_HAVE_SPLICE_PAGES)
 ccflags-y += $(call probe,linux/crypto.h,crypto_completion_t.*void \*,COMPAT_HAVE_CRYPTO_COMPLETION_DATA)
 ccflags-y += $(call probe,net/tcp.h,int tcp_ioctl.*int \*karg,COMPAT_HAVE_IOCTL_KARG)

@@ -244,6 +244,22 @@ bool espintcp_aqm_signal(struct espintcp_aqm *aqm, unsigned int len,
 }
 
 /**
+ * espintcp_aqm_is_ect - does the sender of a packet know marks?
+ * @packet: its IP header
+ *
+ * Context: any.
+ */
+bool espintcp_aqm_is_ect(const u8 *packet)
+{
+	u8 tos = packet[1];
+
+	/* The last two bits of the traffic class. */
+	if (*packet >> 4 == 6)
+		tos = packet[1] >> 4;
+	return !INET_ECN_is_not_ect(tos);
+}
+
+/**
  * espintcp_aqm_markable - can a packet be marked with ECN?
  * @x: the SA
  * @skb: the packet, as XFRM hands it to the ESP type
@@ -255,20 +271,12 @@ bool espintcp_aqm_signal(struct espintcp_aqm *aqm, unsigned int len,
 bool espintcp_aqm_markable(const struct xfrm_state *x,
 			   const struct sk_buff *skb)
 {
-	const void *packet = skb->data;
+	u8 protocol = *skb_mac_header(skb);
 
-	if (x->props.mode != XFRM_MODE_TUNNEL)
-		return false;
-
-	switch (*skb_mac_header(skb)) {
-	case IPPROTO_IPIP:
-		return skb_headlen(skb) >= sizeof(struct iphdr) &&
-		       !INET_ECN_is_not_ect(ipv4_get_dsfield(packet));
-	case IPPROTO_IPV6:
-		return skb_headlen(skb) >= sizeof(struct ipv6hdr) &&
-		       !INET_ECN_is_not_ect(ipv6_get_dsfield(packet));
-	}
-	return false;
+	return x->props.mode == XFRM_MODE_TUNNEL &&
+	       (protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6) &&
+	       skb_headlen(skb) >= sizeof(struct iphdr) &&
+	       espintcp_aqm_is_ect(skb->data);
 }
 
 /**

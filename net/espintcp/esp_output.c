@@ -8,25 +8,8 @@
 #include <linux/bottom_half.h>
 
 #include "espintcp.h"
+#include "record.h"
 #include "request.h"
-
-/**
- * struct esp_layout - how a frame is laid out, octets
- * @ivlen: IV, after SPI and sequence number
- * @payload: the inner packet
- * @tfclen: traffic flow confidentiality padding
- * @padlen: ESP padding, without the two octets that follow it
- * @alen: ICV
- * @len: the frame, length field included
- */
-struct esp_layout {
-	unsigned int ivlen;
-	unsigned int payload;
-	unsigned int tfclen;
-	unsigned int padlen;
-	unsigned int alen;
-	unsigned int len;
-};
 
 static unsigned int output_tfclen(struct xfrm_state *x, struct sk_buff *skb)
 {
@@ -40,94 +23,65 @@ static unsigned int output_tfclen(struct xfrm_state *x, struct sk_buff *skb)
 	return padto > skb->len ? padto - skb->len : 0;
 }
 
-static void output_layout(struct xfrm_state *x, struct sk_buff *skb,
-			  struct esp_layout *l)
-{
-	struct crypto_aead *aead = x->data;
-	unsigned int block = ALIGN(crypto_aead_blocksize(aead), 4);
-	unsigned int clear;
-
-	l->ivlen = crypto_aead_ivsize(aead);
-	l->alen = crypto_aead_authsize(aead);
-	l->payload = skb->len;
-	l->tfclen = output_tfclen(x, skb);
-	clear = l->payload + l->tfclen + 2;
-	l->padlen = ALIGN(clear, block) - clear;
-	l->len = ESPINTCP_LEN_SIZE + sizeof(struct ip_esp_hdr) + l->ivlen +
-		 clear + l->padlen + l->alen;
-}
-
 /* Everything of the frame but what the algorithm adds. */
 static int output_build(struct xfrm_state *x, struct sk_buff *skb,
-			const struct esp_layout *l, u64 seq, u8 nexthdr)
+			const struct espintcp_record *rec, u64 seq, u8 nexthdr)
 {
-	u8 *p = espintcp_frame_data(skb);
-	unsigned int i;
+	u8 *frame = espintcp_frame_data(skb);
+	u8 *payload = espintcp_record_payload(rec, frame);
 	int err;
 
-	put_unaligned_be16(l->len, p);
-	p += ESPINTCP_LEN_SIZE;
-	put_unaligned(x->id.spi, (__be32 *)p);
-	put_unaligned_be32(seq, p + sizeof(__be32));
-	p += sizeof(struct ip_esp_hdr) + l->ivlen;
-
-	err = skb_copy_bits(skb, 0, p, l->payload);
+	espintcp_record_begin(rec, x, frame, seq);
+	err = skb_copy_bits(skb, 0, payload, rec->payload);
 	if (err)
 		return err;
 	if (unlikely(espintcp_frame(skb)->mark)) {
-		espintcp_aqm_mark(p);
+		espintcp_aqm_mark(payload);
 		espintcp_count(xs_net(x), ESPINTCP_CNT_OUT_AQM_MARK);
 	}
-	p += l->payload;
-	memset(p, 0, l->tfclen);
-	p += l->tfclen;
-	for (i = 1; i <= l->padlen; i++)
-		*p++ = i;
-	*p++ = l->padlen;
-	*p = nexthdr;
+	espintcp_record_end(rec, frame, nexthdr);
 	return 0;
 }
 
-static void output_set_request(struct espintcp_request *er, struct sk_buff *skb,
-			       const struct esp_layout *l, u64 seq)
+/**
+ * espintcp_esp_output_settle - records of a frame are encrypted
+ * @conn: the connection
+ * @skb: the frame's, the queue's from its last record on
+ * @n: how many, at least 1
+ * @err: 0, or why they are not
+ *
+ * Context: process or softirq, BH disabled.
+ */
+void espintcp_esp_output_settle(struct espintcp_conn *conn, struct sk_buff *skb,
+				unsigned int n, int err)
 {
-	unsigned int skip = ESPINTCP_LEN_SIZE + sizeof(struct ip_esp_hdr);
-	__be64 be_seq = cpu_to_be64(seq);
-	unsigned int n, assoclen;
-
-	assoclen = espintcp_request_set_aad(er, htonl(seq >> 32), htonl(seq));
-	sg_init_table(er->dst, 2);
-	sg_set_buf(&er->dst[0], er->aad, assoclen);
-	sg_set_buf(&er->dst[1], espintcp_frame_data(skb) + skip, l->len - skip);
-
-	/* The IV generators turn the sequence number into a unique IV. */
-	n = min_t(unsigned int, l->ivlen, sizeof(be_seq));
-	memset(er->iv, 0, sizeof(er->iv));
-	memcpy(er->iv + l->ivlen - n, (u8 *)&be_seq + sizeof(be_seq) - n, n);
-
-	aead_request_set_crypt(&er->req, er->dst, er->dst,
-			       l->len - skip - l->alen, er->iv);
+	if (!espintcp_txq_complete_esp(conn, skb, n, err))
+		return;
+	espintcp_drop_n(conn->key.net, conn, ESPINTCP_DROP_OUT_CRYPTO,
+			espintcp_frame(skb)->records);
+	espintcp_drop_skb(skb, ESPINTCP_DROP_OUT_CRYPTO);
 }
 
-static void output_done(struct espintcp_request *er)
+/**
+ * espintcp_esp_output_done - asynchronous encryption of a record has ended
+ * @er: the operation
+ *
+ * Context: process or softirq, BH disabled; the operation holds what it needs.
+ */
+void espintcp_esp_output_done(struct espintcp_request *er)
 {
 	struct espintcp_conn *conn = er->conn;
-	struct net *net = xs_net(er->x);
 	struct sk_buff *skb = er->skb;
 	int err = er->err;
 
 	espintcp_request_put(er);
-	espintcp_txq_complete_esp(conn, skb, err);
-	if (err) {
-		espintcp_drop(net, conn, ESPINTCP_DROP_OUT_CRYPTO);
-		espintcp_drop_skb(skb, ESPINTCP_DROP_OUT_CRYPTO);
-	}
+	espintcp_esp_output_settle(conn, skb, 1, err);
 	espintcp_conn_put(conn);
 }
 
 /* The frame has its place on the queue: fill it. Returns as the caller does. */
 static int output_encrypt(struct espintcp_conn *conn, struct xfrm_state *x,
-			  struct sk_buff *skb, const struct esp_layout *l,
+			  struct sk_buff *skb, const struct espintcp_record *rec,
 			  u64 seq, u8 nexthdr)
 {
 	struct espintcp_request *er;
@@ -140,11 +94,12 @@ static int output_encrypt(struct espintcp_conn *conn, struct xfrm_state *x,
 	}
 	er->skb = skb;
 	er->conn = conn;
-	er->done = output_done;
+	er->done = espintcp_esp_output_done;
 
-	err = output_build(x, skb, l, seq, nexthdr);
+	err = output_build(x, skb, rec, seq, nexthdr);
 	if (!err) {
-		output_set_request(er, skb, l, seq);
+		espintcp_record_set_request(rec, er, espintcp_frame_data(skb),
+					    seq);
 		err = espintcp_request_run(er, crypto_aead_encrypt);
 		if (err == -EINPROGRESS)
 			return err;
@@ -153,7 +108,7 @@ static int output_encrypt(struct espintcp_conn *conn, struct xfrm_state *x,
 	if (err)
 		espintcp_drop(xs_net(x), conn, ESPINTCP_DROP_OUT_CRYPTO);
 out:
-	espintcp_txq_complete_esp(conn, skb, err);
+	espintcp_txq_complete_esp(conn, skb, 1, err);
 	return err ?: -EINPROGRESS;
 }
 
@@ -168,7 +123,7 @@ static int output_lose(struct espintcp_conn *conn, struct sk_buff *skb)
 }
 
 static int output_on(struct espintcp_conn *conn, struct xfrm_state *x,
-		     struct sk_buff *skb, const struct esp_layout *l)
+		     struct sk_buff *skb, const struct espintcp_record *rec)
 {
 	u64 seq = (u64)XFRM_SKB_CB(skb)->seq.output.hi << 32 |
 		  XFRM_SKB_CB(skb)->seq.output.low;
@@ -181,7 +136,7 @@ static int output_on(struct espintcp_conn *conn, struct xfrm_state *x,
 		return -ELOOP;
 	}
 
-	err = espintcp_frame_alloc(skb, l->len, GFP_ATOMIC);
+	err = espintcp_frame_alloc(skb, rec->len, GFP_ATOMIC);
 	if (err) {
 		espintcp_drop(xs_net(x), conn, ESPINTCP_DROP_OUT_NO_MEM);
 		return err;
@@ -199,7 +154,7 @@ static int output_on(struct espintcp_conn *conn, struct xfrm_state *x,
 			return output_lose(conn, skb);
 		return err;
 	}
-	return output_encrypt(conn, x, skb, l, seq, nexthdr);
+	return output_encrypt(conn, x, skb, rec, seq, nexthdr);
 }
 
 /**
@@ -218,11 +173,11 @@ static int output_on(struct espintcp_conn *conn, struct xfrm_state *x,
 int espintcp_esp_output(struct xfrm_state *x, struct sk_buff *skb)
 {
 	struct espintcp_conn *conn;
-	struct esp_layout layout;
+	struct espintcp_record rec;
 	int err;
 
-	output_layout(x, skb, &layout);
-	if (layout.len > ESPINTCP_MAX_RECORD) {
+	espintcp_record_init(&rec, x, skb->len, output_tfclen(x, skb));
+	if (rec.len > ESPINTCP_MAX_RECORD) {
 		espintcp_drop(xs_net(x), NULL, ESPINTCP_DROP_OUT_TOO_BIG);
 		return -EMSGSIZE;
 	}
@@ -231,7 +186,7 @@ int espintcp_esp_output(struct xfrm_state *x, struct sk_buff *skb)
 	local_bh_disable();
 	conn = espintcp_path_get(x);
 	if (!IS_ERR(conn)) {
-		err = output_on(conn, x, skb, &layout);
+		err = output_on(conn, x, skb, &rec);
 	} else {
 		err = PTR_ERR(conn);
 		espintcp_drop(xs_net(x), NULL, err == -ENOMEM ?

@@ -107,6 +107,9 @@ static int tcp_init_state(const struct xfrm_type *stock, struct xfrm_state *x,
 		return -EPERM;
 	}
 
+	err = espintcp_gso_start(xs_net(x));
+	if (err)
+		return err;
 	err = sa_alloc(x);
 	if (err)
 		return err;

@@ -8,14 +8,19 @@
  *	ike.c		the daemon's side of the socket: send, receive, poll
  *	framing.c	the record rules, pure
  *	rx.c		socket -> records -> keepalive | IKE queue | ESP
+ *	rest.c		reading a segment where it is
  *	esp_type.c	standing in for the stock ESP type of XFRM
  *	esp_input.c	ESP record -> decrypted packet
  *	esp_output.c	packet of an SA -> ESP frame
- *	esp_gso.c	large segments from inner connections
- *	request.c	one AEAD operation of either
+ *	esp_gso.c	large segment of an inner connection -> ESP frames
+ *	esp_gro.c	ESP records -> large packet of an inner connection
+ *	esp_seq.c	sequence numbers of an SA
+ *	record.[ch]	how an ESP record is laid out
+ *	request.[ch]	one AEAD operation of either
  *	path.c		which connection carries an SA
  *	lookup.c	connections by addresses and ports
  *	txq.c		frames -> transmit queue -> socket
+ *	frag.c		memory for frames and decrypted packets
  *	aqm.c		how long inner packets wait, and what is done about it
  *	stats.c		counters
  *	sysctl.c	settings
@@ -58,6 +63,8 @@
 #include "compat.h"
 #include "framing.h"
 #include "stats.h"
+
+struct espintcp_request;
 
 /**
  * struct espintcp_key - a connection as an SA names it
@@ -122,8 +129,9 @@ struct espintcp_aqm {
 
 /**
  * struct espintcp_txq - frames on their way to the socket
- * @lock: guards all but @wire, @sent, @pushing and @acked. The destructors of
- *	inner packets may run under it: a sender is woken, or goes at last.
+ * @lock: guards all but @segment, @wire, @sent, @pushing and @acked. The
+ *	destructors of inner packets may run under it: a sender is woken, or goes
+ *	at last.
  * @ike: IKE frames, sent before @esp
  * @esp: ESP frames in the order of their sequence numbers; those whose
  *	encryption still runs keep their place
@@ -131,6 +139,7 @@ struct espintcp_aqm {
  * @esp_octets: octets in @esp and, of ESP, in @wire
  * @limit: bound for @ike_octets, octets
  * @esp_limit: bound for @esp_octets, octets
+ * @segment: octets TCP makes one segment of, written under the socket lock
  * @burst: when a burst of large frames began, CLOCK_MONOTONIC in ns
  * @aqm: whether inner senders are told to slow down
  * @shut: nothing more is taken; set once, at reset, shutdown or close
@@ -148,6 +157,7 @@ struct espintcp_txq {
 	unsigned int esp_octets;
 	unsigned int limit;
 	unsigned int esp_limit;
+	unsigned int segment;
 	u64 burst;
 	struct espintcp_aqm aqm;
 	bool shut;
@@ -287,20 +297,27 @@ static inline bool espintcp_conn_usable(const struct espintcp_conn *conn)
  * struct espintcp_frame - a frame, in the cb of the skb that stands for it
  * @page: holds the frame; the skb owns a reference
  * @offset: where in @page
- * @len: octets, length field included
- * @ready: may be sent; until then only its place is kept (txq.lock)
+ * @len: octets, length fields included
+ * @records: how many there are in it, one behind the other; more than one if
+ *	they were cut from one large segment
+ * @pending: those still to be encrypted: until there are none, only the
+ *	frame's place is kept (txq.lock)
+ * @failed: encryption of one of them did (txq.lock)
  * @ike: an IKE message
- * @mark: the inner packet is to carry an ECN mark
+ * @mark: the first inner packet is to carry an ECN mark
  *
  * For ESP the skb is the inner packet: as long as its frame waits, the inner
- * sender stays charged for it and is held back as by a device queue. For IKE
- * the skb is empty.
+ * sender stays charged for it and is held back as by a device queue. Of the
+ * frames of a large segment the last has it. The others' skbs, and those for
+ * IKE, are empty.
  */
 struct espintcp_frame {
 	struct page *page;
 	u32 offset;
 	u32 len;
-	bool ready;
+	u16 records;
+	u16 pending;
+	bool failed;
 	bool ike;
 	bool mark;
 };
@@ -317,6 +334,31 @@ static inline u8 *espintcp_frame_data(struct sk_buff *skb)
 
 	return (u8 *)page_address(frame->page) + frame->offset;
 }
+
+/* Of a large segment; what does not fit that many is left to XFRM to cut. */
+#define ESPINTCP_GSO_FRAMES	5
+
+/**
+ * struct espintcp_gso_frames - the frames of a large segment
+ * @frame: what stands for each, in order
+ * @n: how many
+ * @records: in all of them
+ * @record_len: octets of the first record, length field included
+ * @octets: what the SA counts for all packets
+ * @ect: the inner packets can carry an ECN mark
+ * @lost: the first packet was left out, for its sender to slow down
+ * @seq: sequence number of the first record; the others follow it
+ */
+struct espintcp_gso_frames {
+	struct sk_buff *frame[ESPINTCP_GSO_FRAMES];
+	unsigned int n;
+	unsigned int records;
+	unsigned int record_len;
+	unsigned int octets;
+	bool ect;
+	bool lost;
+	u64 seq;
+};
 
 /**
  * enum espintcp_dir - a direction that an SA carries packets in
@@ -365,6 +407,7 @@ static inline struct espintcp_sa *espintcp_sa(const struct xfrm_state *x)
 /**
  * struct espintcp_settings - what an administrator sets, per network namespace
  * @follow: SAs follow the peer to the connection it speaks on
+ * @gro: records of one inner connection become one large packet
  * @unknown_limit: messages in a row that are neither IKE nor of a known SA
  *	before a connection is reset; 0 to never do so
  *
@@ -372,17 +415,44 @@ static inline struct espintcp_sa *espintcp_sa(const struct xfrm_state *x)
  */
 struct espintcp_settings {
 	u8 follow;
+	u8 gro;
 	unsigned int unknown_limit;
+};
+
+/**
+ * struct espintcp_rest - what of a segment is still to be read
+ * @skb: the segment in the socket's receive queue. Its pages may belong to a
+ *	file or to the sender: read only
+ * @offset: of the next octet
+ * @end: of the octets there are
+ * @budget: records that may be taken now
+ * @piece: octets of @skb that lie in one piece
+ * @piece_begin: number of the first of them
+ * @piece_end: and of the first that is not
+ */
+struct espintcp_rest {
+	struct sk_buff *skb;
+	unsigned int offset;
+	unsigned int end;
+	unsigned int budget;
+	const u8 *piece;
+	unsigned int piece_begin;
+	unsigned int piece_end;
 };
 
 /**
  * struct espintcp_segment - where the octets of an ESP record are
  * @conn: the connection it came on
- * @skb: the segment in the socket's receive queue that holds all of it;
- *	NULL when the record was put together in memory of our own.
- *	Its pages may belong to a file or to the sender: read only.
+ * @skb: the segment that holds all of it; NULL when the record was put together
+ *	in memory of our own, or is plain
  * @offset: of the ESP header in @skb
+ * @len: octets of the record, without its length field
+ * @rest: what comes after it; espintcp_esp_gro() may take from there
  * @known: XFRM found the SA and asked us to decrypt
+ * @plain: SA that has decrypted it already, or NULL
+ * @late: the record after those that became one packet, which has been decrypted
+ *	and is to be delivered next, or NULL
+ * @late_sa: SA that has decrypted @late, to be compared with
  *
  * On the stack of the receive path, for the time of one xfrm_input() call.
  */
@@ -390,7 +460,12 @@ struct espintcp_segment {
 	struct espintcp_conn *conn;
 	struct sk_buff *skb;
 	unsigned int offset;
+	unsigned int len;
+	struct espintcp_rest *rest;
 	bool known;
+	const struct xfrm_state *plain;
+	struct sk_buff *late;
+	const struct xfrm_state *late_sa;
 };
 
 /**
@@ -441,7 +516,17 @@ __poll_t espintcp_poll(struct file *file, struct socket *sock,
 
 /* rx.c */
 void espintcp_rx_run(struct espintcp_conn *conn);
+struct sk_buff *espintcp_rx_alloc_esp(struct espintcp_conn *conn,
+				      const struct sk_buff *segment,
+				      unsigned int len);
+void espintcp_rx_count_esp(struct espintcp_conn *conn, unsigned int len);
 void espintcp_rx_stop(struct espintcp_conn *conn);
+
+/* rest.c */
+const u8 *espintcp_rest_piece(struct espintcp_rest *rest, unsigned int offset,
+			      unsigned int len);
+const u8 *espintcp_rest_octets(struct espintcp_rest *rest, unsigned int offset,
+			       unsigned int len, u8 *buf);
 
 /* drop.c */
 void espintcp_drop_n(struct net *net, struct espintcp_conn *conn,
@@ -467,9 +552,46 @@ int espintcp_esp_input(struct xfrm_state *x, struct sk_buff *skb);
 
 /* esp_output.c */
 int espintcp_esp_output(struct xfrm_state *x, struct sk_buff *skb);
+void espintcp_esp_output_settle(struct espintcp_conn *conn, struct sk_buff *skb,
+				unsigned int n, int err);
+void espintcp_esp_output_done(struct espintcp_request *er);
 
 /* esp_gso.c */
+int espintcp_gso_init(void);
+void espintcp_gso_exit(void);
 void espintcp_gso_allow(struct xfrm_state *x);
+int espintcp_gso_start(struct net *net);
+
+/* esp_gro.c */
+void espintcp_esp_gro(struct xfrm_state *x, struct sk_buff *skb,
+		      struct espintcp_segment *seg, int nexthdr);
+
+/* esp_seq.c */
+/* No run of records is longer: of packets of 536 octets, 64 KiB. */
+#define ESPINTCP_SEQ_RUN	127
+
+int espintcp_seq_order(struct xfrm_state *x, u64 *seq)
+	__must_hold(&x->lock);
+bool espintcp_seq_take(struct xfrm_state *x, unsigned int n,
+		       unsigned int octets, u64 *first)
+	__must_hold(&x->lock);
+u64 espintcp_seq_top(const struct xfrm_state *x)
+	__must_hold(&x->lock);
+unsigned int espintcp_seq_run_max(struct xfrm_state *x, u64 seq);
+bool espintcp_seq_mark(struct xfrm_state *x, u64 seq, unsigned int n,
+		       unsigned int octets);
+
+/* frag.c */
+unsigned int espintcp_frag_get_some(unsigned int min, unsigned int max,
+				    struct page **page, u32 *offset);
+void espintcp_frag_unget(const struct page *page, u32 end, unsigned int n);
+void espintcp_frag_exit(void);
+
+static inline bool espintcp_frag_get(unsigned int len, struct page **page,
+				     u32 *offset)
+{
+	return espintcp_frag_get_some(len, len, page, offset);
+}
 
 /* lookup.c */
 int espintcp_lookup_init(void);
@@ -497,25 +619,29 @@ struct espintcp_settings *espintcp_settings(struct net *net);
 /* txq.c */
 void espintcp_txq_init(struct espintcp_txq *txq);
 int espintcp_frame_alloc(struct sk_buff *skb, unsigned int len, gfp_t gfp);
+unsigned int espintcp_frame_alloc_some(struct sk_buff *skb,
+				       unsigned int record_len, unsigned int n);
 void espintcp_frame_free(struct sk_buff *skb);
 int espintcp_txq_enqueue_ike(struct espintcp_conn *conn, struct sk_buff *skb);
 int espintcp_txq_reserve_esp(struct espintcp_conn *conn, struct xfrm_state *x,
 			     struct sk_buff *skb, u64 *seq);
-void espintcp_txq_complete_esp(struct espintcp_conn *conn, struct sk_buff *skb,
-			       int err);
+bool espintcp_txq_reserve_gso(struct espintcp_conn *conn, struct xfrm_state *x,
+			      struct espintcp_gso_frames *gso);
+bool espintcp_txq_complete_esp(struct espintcp_conn *conn, struct sk_buff *skb,
+			       unsigned int n, int err);
 bool espintcp_txq_ike_room(struct espintcp_conn *conn);
 void espintcp_txq_push(struct espintcp_conn *conn);
 void espintcp_txq_check_stall(struct espintcp_conn *conn);
 void espintcp_txq_flush(struct espintcp_conn *conn);
 void espintcp_txq_shut(struct espintcp_conn *conn);
 unsigned int espintcp_txq_octets(struct espintcp_conn *conn);
-void espintcp_txq_exit(void);
 
 /* aqm.c */
 void espintcp_aqm_update(struct espintcp_conn *conn);
 unsigned int espintcp_aqm_limit(struct espintcp_conn *conn);
 bool espintcp_aqm_signal(struct espintcp_aqm *aqm, unsigned int len,
 			 unsigned int waiting);
+bool espintcp_aqm_is_ect(const u8 *packet);
 bool espintcp_aqm_markable(const struct xfrm_state *x,
 			   const struct sk_buff *skb);
 void espintcp_aqm_mark(u8 *packet);

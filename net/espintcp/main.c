@@ -53,9 +53,12 @@ static int __init espintcp_init(void)
 	err = espintcp_path_init();
 	if (err)
 		goto exit_lookup;
-	err = espintcp_prefix_init();
+	err = espintcp_gso_init();
 	if (err)
 		goto exit_path;
+	err = espintcp_prefix_init();
+	if (err)
+		goto exit_gso;
 	err = espintcp_ulp_init();
 	if (err) {
 		pr_err("this kernel has a ULP named espintcp already (CONFIG_INET_ESPINTCP): use that one\n");
@@ -72,6 +75,8 @@ exit_ulp:
 	espintcp_ulp_exit();
 exit_prefix:
 	espintcp_prefix_exit();
+exit_gso:
+	espintcp_gso_exit();
 exit_path:
 	espintcp_path_exit();
 exit_lookup:
@@ -88,9 +93,10 @@ static void __exit espintcp_exit(void)
 	espintcp_type_exit();
 	espintcp_ulp_exit();
 	espintcp_prefix_exit();
+	espintcp_gso_exit();
 	espintcp_path_exit();
 	espintcp_lookup_exit();
-	espintcp_txq_exit();
+	espintcp_frag_exit();
 	espintcp_sysctl_exit();
 	espintcp_stats_exit();
 	espintcp_census_exit();

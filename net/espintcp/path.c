@@ -328,21 +328,6 @@ struct espintcp_conn *espintcp_path_get(struct xfrm_state *x)
 	return likely(conn) ? conn : ERR_PTR(-ENOTCONN);
 }
 
-/* The highest number XFRM saw on an SA; it does not look without a window. */
-static u64 xfrm_iseq(const struct xfrm_state *x)
-	__must_hold(&x->lock)
-{
-	switch (x->repl_mode) {
-	case XFRM_REPLAY_MODE_LEGACY:
-		return x->replay.seq;
-	case XFRM_REPLAY_MODE_BMP:
-		return x->replay_esn->seq;
-	case XFRM_REPLAY_MODE_ESN:
-		return (u64)x->replay_esn->seq_hi << 32 | x->replay_esn->seq;
-	}
-	return 0;
-}
-
 /* Is this the newest packet of the SA? One that was replayed is not, whether or
  * not the SA has a replay window, nor is one that was only late.
  */
@@ -352,7 +337,7 @@ static bool sa_is_newest(struct xfrm_state *x, u64 seq)
 	bool newest;
 
 	spin_lock_bh(&x->lock);
-	newest = seq > sa->iseq && seq > xfrm_iseq(x);
+	newest = seq > sa->iseq && seq > espintcp_seq_top(x);
 	if (newest)
 		WRITE_ONCE(sa->iseq, seq);
 	spin_unlock_bh(&x->lock);

@@ -30,6 +30,7 @@ struct espintcp_request *espintcp_request_get(struct xfrm_state *x)
 	er->x = x;
 	er->segment = NULL;
 	er->hold = NULL;
+	er->page = NULL;
 	er->conn = NULL;
 	aead_request_set_tfm(&er->req, aead);
 	return er;
@@ -80,16 +81,18 @@ void espintcp_request_free_cached(struct xfrm_state *x)
 unsigned int espintcp_request_set_aad(struct espintcp_request *er,
 				      __be32 seq_hi, __be32 seq_low)
 {
+	__be32 *aad = (__be32 *)er->aad;
 	unsigned int n = 0;
 
-	er->aad[n++] = er->x->id.spi;
+	aad[n++] = er->x->id.spi;
 	if (er->x->props.flags & XFRM_STATE_ESN)
-		er->aad[n++] = seq_hi;
-	er->aad[n++] = seq_low;
-	memcpy(er->dst_aad, er->aad, sizeof(er->aad));
+		aad[n++] = seq_hi;
+	aad[n++] = seq_low;
+	n *= sizeof(*aad);
+	memcpy(er->dst_aad, er->aad, n);
 
-	aead_request_set_ad(&er->req, n * sizeof(__be32));
-	return n * sizeof(__be32);
+	aead_request_set_ad(&er->req, n);
+	return n;
 }
 
 static void request_meet(struct espintcp_request *er)
@@ -124,6 +127,64 @@ static void request_go_async(struct espintcp_request *er)
 		er->hold = skb_morph(rx->spare, er->segment);
 		rx->spare = NULL;
 	}
+	if (er->page) {
+		get_page(er->page);
+		xfrm_state_hold(er->x);
+	}
+}
+
+/**
+ * espintcp_request_from_segment - have a record read where TCP received it
+ * @er: the request; @conn and the AAD are set
+ * @rest: holds all of it
+ * @offset: of the IV there
+ * @len: octets from there on
+ * @assoclen: octets of AAD; of AAD and IV, which then are one piece of the
+ *	source and have to be one of the destination, on return
+ *
+ * Fills in the source.
+ *
+ * Context: BH disabled, lock of the outer socket held.
+ * Return: 0 or a negative errno.
+ */
+int espintcp_request_from_segment(struct espintcp_request *er,
+				  struct espintcp_rest *rest,
+				  unsigned int offset, unsigned int len,
+				  unsigned int *assoclen)
+{
+	unsigned int ivlen = crypto_aead_ivsize(crypto_aead_reqtfm(&er->req));
+	struct espintcp_rx *rx = &er->conn->rx;
+	u8 *iv = er->aad + *assoclen;
+	const u8 *octets;
+	int n;
+
+	/* Asynchronous crypto would need it, and cannot be told to wait. */
+	if (!rx->spare)
+		rx->spare = alloc_skb(0, GFP_ATOMIC);
+	if (!rx->spare)
+		return -ENOMEM;
+
+	octets = espintcp_rest_octets(rest, offset, ivlen, iv);
+	if (!octets)
+		return -EFAULT;
+	if (octets != iv)
+		memcpy(iv, octets, ivlen);
+	*assoclen += ivlen;
+	offset += ivlen;
+	len -= ivlen;
+
+	er->segment = rest->skb;
+	octets = espintcp_rest_piece(rest, offset, len);
+	if (octets) {
+		sg_init_table(er->src, 2);
+		sg_set_buf(&er->src[1], octets, len);
+		n = 0;
+	} else {
+		sg_init_table(er->src, ESPINTCP_SRC_PIECES);
+		n = skb_to_sgvec(rest->skb, &er->src[1], offset, len);
+	}
+	sg_set_buf(&er->src[0], er->aad, *assoclen);
+	return min(n, 0);
 }
 
 /**

@@ -170,7 +170,8 @@ static void rx_deliver_esp(struct espintcp_conn *conn, struct sk_buff *skb,
 		return;
 	}
 	espintcp_count(net, ESPINTCP_CNT_IN_ESP);
-	espintcp_traffic_add(&conn->stats.in_esp, ESPINTCP_LEN_SIZE + skb->len);
+	espintcp_traffic_add(&conn->stats.in_esp, 1,
+			     ESPINTCP_LEN_SIZE + skb->len);
 
 	memset(skb->cb, 0, sizeof(skb->cb));
 	espintcp_input_cb(skb)->segment = seg;
@@ -229,7 +230,7 @@ static void rx_deliver_ike(struct espintcp_conn *conn, struct sk_buff *skb)
 		espintcp_drop_skb(skb, ESPINTCP_DROP_IN_IKE_FULL);
 		return;
 	}
-	espintcp_traffic_add(&conn->stats.in_ike, len);
+	espintcp_traffic_add(&conn->stats.in_ike, 1, len);
 	espintcp_count(conn->key.net, ESPINTCP_CNT_IN_IKE);
 	conn->data_ready(conn->sk);
 }
@@ -260,7 +261,7 @@ static void rx_other(struct espintcp_conn *conn, enum espintcp_kind kind)
 {
 	switch (kind) {
 	case ESPINTCP_KEEPALIVE_RECORD:
-		espintcp_traffic_add(&conn->stats.in_keepalive,
+		espintcp_traffic_add(&conn->stats.in_keepalive, 1,
 				     ESPINTCP_LEN_SIZE + 1);
 		espintcp_count(conn->key.net, ESPINTCP_CNT_IN_KEEPALIVE);
 		break;

@@ -28,8 +28,10 @@ struct net;
 	X(IN_NO_DEV,		"EspTcpInNoDev")		\
 	X(IN_BAD_AUTH,		"EspTcpInBadAuth")		\
 	X(IN_UNKNOWN_SPI,	"EspTcpInUnknownSpi")		\
+	X(IN_GRO,		"EspTcpInGro")			\
 	X(OUT_IKE,		"EspTcpOutIke")			\
 	X(OUT_ESP,		"EspTcpOutEsp")			\
+	X(OUT_GSO,		"EspTcpOutGso")			\
 	X(OUT_QUEUE_FULL,	"EspTcpOutQueueFull")		\
 	X(OUT_AQM_MARK,		"EspTcpOutAqmMark")		\
 	X(OUT_AQM,		"EspTcpOutAqmDrop")		\
@@ -108,9 +110,10 @@ struct espintcp_conn_stats {
 };
 
 static inline void espintcp_traffic_add(struct espintcp_traffic *traffic,
+					unsigned int frames,
 					unsigned int octets)
 {
-	traffic->frames++;
+	traffic->frames += frames;
 	traffic->octets += octets;
 }
 

@@ -36,43 +36,8 @@
 #define ESPINTCP_TX_STALL	HZ
 
 /**
- * struct espintcp_frag_cache - where the next frame's memory comes from
- * @lock: a CPU's own, contended only by a task that migrated
- * @frag: frames lie in it back to back, so that those sent together make few
- *	fragments in TCP's segments
- */
-struct espintcp_frag_cache {
-	spinlock_t lock;	/* a leaf */
-	struct page_frag frag;
-};
-
-static DEFINE_PER_CPU(struct espintcp_frag_cache, espintcp_frag_cache) = {
-	.lock = __SPIN_LOCK_UNLOCKED(espintcp_frag_cache.lock),
-};
-
-static bool frame_alloc_frag(struct espintcp_frame *frame, unsigned int len,
-			     gfp_t gfp)
-{
-	struct espintcp_frag_cache *cache = raw_cpu_ptr(&espintcp_frag_cache);
-	struct page_frag *frag = &cache->frag;
-	bool ok;
-
-	spin_lock_bh(&cache->lock);
-	ok = skb_page_frag_refill(len, frag, gfp) &&
-	     frag->offset + len <= frag->size;
-	if (ok) {
-		frame->page = frag->page;
-		frame->offset = frag->offset;
-		get_page(frag->page);
-		frag->offset += len;
-	}
-	spin_unlock_bh(&cache->lock);
-	return ok;
-}
-
-/**
  * espintcp_frame_alloc - memory for a frame
- * @skb: will stand for the frame; its cb is overwritten
+ * @skb: will stand for the frame, of one record; its cb is overwritten
  * @len: octets, length field included
  * @gfp: %GFP_KERNEL or %GFP_ATOMIC
  *
@@ -85,13 +50,46 @@ int espintcp_frame_alloc(struct sk_buff *skb, unsigned int len, gfp_t gfp)
 
 	memset(frame, 0, sizeof(*frame));
 	frame->len = len;
-	if (len > PAGE_SIZE || !frame_alloc_frag(frame, len, GFP_ATOMIC))
+	frame->records = 1;
+	frame->pending = 1;
+	if (len > PAGE_SIZE ||
+	    !espintcp_frag_get(len, &frame->page, &frame->offset))
 		frame->page = alloc_pages(gfp | __GFP_COMP | __GFP_NOWARN,
 					  get_order(len));
 	if (!frame->page)
 		return -ENOMEM;
 	espintcp_made(ESPINTCP_OBJECT_FRAME);
 	return 0;
+}
+
+/**
+ * espintcp_frame_alloc_some - memory for a frame of several records
+ * @skb: will stand for the frame; its cb is overwritten
+ * @record_len: octets of each, length field included
+ * @n: how many there are
+ *
+ * Context: any but hard interrupts.
+ * Return: how many of them the frame has room for, at least two if there are as
+ *	many; 0 without memory.
+ */
+unsigned int espintcp_frame_alloc_some(struct sk_buff *skb,
+				       unsigned int record_len, unsigned int n)
+{
+	struct espintcp_frame *frame = espintcp_frame(skb);
+	unsigned int len, rest;
+
+	memset(frame, 0, sizeof(*frame));
+	len = espintcp_frag_get_some(min(n, 2U) * record_len, n * record_len,
+				     &frame->page, &frame->offset);
+	if (!len)
+		return 0;
+	rest = len % record_len;
+	espintcp_frag_unget(frame->page, frame->offset + len, rest);
+	frame->len = len - rest;
+	frame->records = frame->len / record_len;
+	frame->pending = frame->records;
+	espintcp_made(ESPINTCP_OBJECT_FRAME);
+	return frame->records;
 }
 
 /**
@@ -178,7 +176,7 @@ int espintcp_txq_enqueue_ike(struct espintcp_conn *conn, struct sk_buff *skb)
 	sock_owned_by_me(conn->sk);
 
 	espintcp_frame(skb)->ike = true;
-	espintcp_frame(skb)->ready = true;
+	espintcp_frame(skb)->pending = 0;
 
 	spin_lock_bh(&txq->lock);
 	if (txq->shut) {
@@ -193,74 +191,6 @@ int espintcp_txq_enqueue_ike(struct espintcp_conn *conn, struct sk_buff *skb)
 	return err;
 }
 
-/* The number XFRM gave out last for this SA. */
-static u64 xfrm_oseq(const struct xfrm_state *x)
-	__must_hold(&x->lock)
-{
-	switch (x->repl_mode) {
-	case XFRM_REPLAY_MODE_LEGACY:
-		return x->replay.oseq;
-	case XFRM_REPLAY_MODE_BMP:
-		return x->replay_esn->oseq;
-	case XFRM_REPLAY_MODE_ESN:
-		return (u64)x->replay_esn->oseq_hi << 32 | x->replay_esn->oseq;
-	}
-	return 0;
-}
-
-/* Takes the next number from XFRM's own counter, as if the packet came now. */
-static int xfrm_oseq_next(struct xfrm_state *x, u64 *seq)
-	__must_hold(&x->lock)
-{
-	u64 next = xfrm_oseq(x) + 1;
-
-	switch (x->repl_mode) {
-	case XFRM_REPLAY_MODE_LEGACY:
-		if (next > U32_MAX &&
-		    !(x->props.extra_flags & XFRM_SA_XFLAG_OSEQ_MAY_WRAP))
-			return -EOVERFLOW;
-		x->replay.oseq = next;
-		break;
-	case XFRM_REPLAY_MODE_BMP:
-		if (next > U32_MAX &&
-		    !(x->props.extra_flags & XFRM_SA_XFLAG_OSEQ_MAY_WRAP))
-			return -EOVERFLOW;
-		x->replay_esn->oseq = next;
-		break;
-	case XFRM_REPLAY_MODE_ESN:
-		if (!next)
-			return -EOVERFLOW;
-		x->replay_esn->oseq = next;
-		x->replay_esn->oseq_hi = next >> 32;
-		break;
-	}
-	*seq = x->repl_mode == XFRM_REPLAY_MODE_ESN ? next : (u32)next;
-	return 0;
-}
-
-/* XFRM gives out sequence numbers under the SA's lock but drops it before the
- * packet reaches us, so that of two CPUs the later may come first. The one
- * that was overtaken takes a new number; a gap is harmless, a frame out of
- * order is not. Someone who set the counter back on purpose is followed.
- */
-static int sa_order(struct xfrm_state *x, u64 *seq)
-	__must_hold(&x->lock)
-{
-	struct espintcp_sa *sa = espintcp_sa(x);
-	int err;
-
-	lockdep_assert_held(&x->lock);
-
-	if (*seq <= sa->oseq && xfrm_oseq(x) >= sa->oseq) {
-		err = xfrm_oseq_next(x, seq);
-		if (err)
-			return err;
-		espintcp_count(xs_net(x), ESPINTCP_CNT_OUT_RENUMBERED);
-	}
-	sa->oseq = *seq;
-	return 0;
-}
-
 /* Has a packet's sender told to slow down if that is due. */
 static bool txq_signal(struct espintcp_txq *txq, const struct xfrm_state *x,
 		       struct sk_buff *skb)
@@ -272,6 +202,16 @@ static bool txq_signal(struct espintcp_txq *txq, const struct xfrm_state *x,
 	return espintcp_frame(skb)->mark;
 }
 
+static void txq_add_esp(struct espintcp_conn *conn, struct sk_buff *skb)
+	__must_hold(&conn->txq.lock)
+{
+	/* Not shut: the socket still has its own reference. */
+	refcount_inc(&conn->refcnt);
+	__skb_queue_tail(&conn->txq.esp, skb);
+	txq_account(&conn->txq, skb, 1);
+	trace_espintcp_queued(conn, ESPINTCP_ESP, espintcp_frame(skb)->len);
+}
+
 static int txq_append_esp(struct espintcp_conn *conn, struct xfrm_state *x,
 			  struct sk_buff *skb)
 {
@@ -279,20 +219,14 @@ static int txq_append_esp(struct espintcp_conn *conn, struct xfrm_state *x,
 	int err = 0;
 
 	spin_lock(&txq->lock);
-	if (txq->shut) {
+	if (txq->shut)
 		err = -ENOTCONN;
-	} else if (txq->esp_octets >= READ_ONCE(txq->esp_limit)) {
+	else if (txq->esp_octets >= READ_ONCE(txq->esp_limit))
 		err = NET_XMIT_DROP;
-	} else if (!txq_signal(txq, x, skb)) {
+	else if (!txq_signal(txq, x, skb))
 		err = -ENOBUFS;
-	} else {
-		/* Not shut: the socket still has its own reference. */
-		refcount_inc(&conn->refcnt);
-		__skb_queue_tail(&txq->esp, skb);
-		txq_account(txq, skb, 1);
-		trace_espintcp_queued(conn, ESPINTCP_ESP,
-				      espintcp_frame(skb)->len);
-	}
+	else
+		txq_add_esp(conn, skb);
 	spin_unlock(&txq->lock);
 	return err;
 }
@@ -318,11 +252,76 @@ int espintcp_txq_reserve_esp(struct espintcp_conn *conn, struct xfrm_state *x,
 	int err;
 
 	spin_lock_bh(&x->lock);
-	err = sa_order(x, seq);
+	err = espintcp_seq_order(x, seq);
 	if (!err)
 		err = txq_append_esp(conn, x, skb);
 	spin_unlock_bh(&x->lock);
 	return err;
+}
+
+/* The signal that is due: a mark on the first packet, or its loss. The first
+ * frame has more than that one.
+ */
+static void txq_signal_gso(struct espintcp_txq *txq,
+			   struct espintcp_gso_frames *gso)
+	__must_hold(&txq->lock)
+{
+	struct espintcp_frame *first = espintcp_frame(gso->frame[0]);
+
+	if (likely(!espintcp_aqm_signal(&txq->aqm, gso->record_len,
+					txq->esp_octets)))
+		return;
+	if (gso->ect) {
+		first->mark = true;
+		return;
+	}
+	gso->lost = true;
+	gso->records--;
+	first->records--;
+	first->pending--;
+	first->len -= gso->record_len;
+}
+
+static bool txq_append_gso(struct espintcp_conn *conn, struct xfrm_state *x,
+			   struct espintcp_gso_frames *gso)
+	__must_hold(&x->lock)
+{
+	struct espintcp_txq *txq = &conn->txq;
+	unsigned int i;
+	bool taken;
+
+	spin_lock(&txq->lock);
+	taken = !txq->shut && txq->esp_octets < READ_ONCE(txq->esp_limit) &&
+		espintcp_seq_take(x, gso->records, gso->octets, &gso->seq);
+	if (taken) {
+		txq_signal_gso(txq, gso);
+		for (i = 0; i < gso->n; i++)
+			txq_add_esp(conn, gso->frame[i]);
+	}
+	spin_unlock(&txq->lock);
+	return taken;
+}
+
+/**
+ * espintcp_txq_reserve_gso - keep places for the frames of a large segment
+ * @conn: the connection
+ * @x: the SA
+ * @gso: the frames, allocated; on success they are on the queue, one after the
+ *	other, as after espintcp_txq_reserve_esp()
+ *
+ * Context: process or softirq, under RCU; takes the SA's lock.
+ * Return: false when the queue or the SA does not take all of them; nothing has
+ *	changed then.
+ */
+bool espintcp_txq_reserve_gso(struct espintcp_conn *conn, struct xfrm_state *x,
+			      struct espintcp_gso_frames *gso)
+{
+	bool taken;
+
+	spin_lock_bh(&x->lock);
+	taken = txq_append_gso(conn, x, gso);
+	spin_unlock_bh(&x->lock);
+	return taken;
 }
 
 static bool txq_has_ready(const struct espintcp_txq *txq)
@@ -331,7 +330,7 @@ static bool txq_has_ready(const struct espintcp_txq *txq)
 	struct sk_buff *skb = skb_peek(&txq->esp);
 
 	return !skb_queue_empty(&txq->ike) ||
-	       (skb && espintcp_frame(skb)->ready);
+	       (skb && !espintcp_frame(skb)->pending);
 }
 
 /* Does a burst of large frames go on? Its first frame is not made to wait. */
@@ -347,95 +346,135 @@ static bool txq_in_burst(struct espintcp_txq *txq, unsigned int len)
 	return false;
 }
 
-/* A frame of @len octets may go. TCP sends 64 KiB for little more than it
- * costs to send one frame, and large frames come in bursts: wait for the end
- * of the burst. In softirq that is when the tasklet's turn comes. A process
- * gives no sign, so that of its bursts a full batch is waited for, or a moment.
+/* A frame may go. TCP sends 64 KiB for little more than it costs to send one
+ * frame, and large frames come in bursts: wait for the end of the burst. In
+ * softirq that is when the tasklet's turn comes. A process gives no sign, so
+ * that of its bursts a full batch is waited for, or a moment. Not of those that
+ * an inner connection has made a large segment of: it is a burst.
  */
-static void txq_schedule(struct espintcp_conn *conn, unsigned int len)
+static void txq_schedule(struct espintcp_conn *conn,
+			 const struct espintcp_frame *frame)
 	__must_hold(&conn->txq.lock)
 {
 	struct espintcp_txq *txq = &conn->txq;
 
 	if (in_serving_softirq() || txq->esp_octets >= ESPINTCP_TX_BATCH ||
-	    !txq_in_burst(txq, len))
+	    frame->records > 1 || !txq_in_burst(txq, frame->len))
 		tasklet_schedule(&conn->tasklet);
 	else if (!hrtimer_active(&conn->batch))
 		hrtimer_start(&conn->batch, ESPINTCP_TX_BATCH_NS,
 			      HRTIMER_MODE_REL);
 }
 
-/**
- * espintcp_txq_complete_esp - encryption ended
- * @conn: the connection
- * @skb: on the queue since espintcp_txq_reserve_esp()
- * @err: 0 hands the frame over to the queue; otherwise it is taken off and
- *	@skb, without its frame, is the caller's again
- *
- * Drops the reference that came with the place; under RCU, or with another one,
- * the caller may still use @conn.
- *
- * Context: process or softirq.
+/* The last record of a frame is encrypted, or could not be. Returns whether
+ * the frame stays on the queue.
  */
-void espintcp_txq_complete_esp(struct espintcp_conn *conn, struct sk_buff *skb,
-			       int err)
+static bool txq_settle(struct espintcp_conn *conn, struct sk_buff *skb)
+	__must_hold(&conn->txq.lock)
 {
+	struct espintcp_frame *frame = espintcp_frame(skb);
 	struct espintcp_txq *txq = &conn->txq;
-	bool shut;
+	bool stays = !frame->failed && !txq->shut;
 
-	/* The packet may wait long: pin neither routes nor conntracks. */
-	if (!err) {
+	if (stays) {
+		/* It may wait long: pin neither routes nor conntracks. */
 		skb_dst_drop(skb);
 		nf_reset_ct(skb);
-	}
-
-	spin_lock_bh(&txq->lock);
-	shut = txq->shut;
-	espintcp_frame(skb)->ready = true;
-	if (err || shut) {
+	} else {
 		__skb_unlink(skb, &txq->esp);
 		txq_account(txq, skb, -1);
 	}
 	/* Under the lock: after @shut nothing may schedule the tasklet. */
-	if (!shut && txq_has_ready(txq))
-		txq_schedule(conn, espintcp_frame(skb)->len);
-	spin_unlock_bh(&txq->lock);
+	if (!txq->shut && txq_has_ready(txq))
+		txq_schedule(conn, frame);
+	return stays;
+}
 
-	if (err) {
+/**
+ * espintcp_txq_complete_esp - encryption ended
+ * @conn: the connection
+ * @skb: on the queue since its place was kept; with the frame's last record
+ *	it is the queue's, and may be gone already
+ * @n: of its records, with the same result; at least 1
+ * @err: 0, or why they cannot be sent, nor the rest of the frame
+ *
+ * The frame's last record also gives up the reference that came with the place;
+ * under RCU, or with another one, the caller may still use @conn.
+ *
+ * Context: process or softirq.
+ * Return: false; true when that was the last one and the frame has failed: it
+ *	is off the queue, and @skb, without its memory, the caller's again.
+ */
+bool espintcp_txq_complete_esp(struct espintcp_conn *conn, struct sk_buff *skb,
+			       unsigned int n, int err)
+{
+	struct espintcp_frame *frame = espintcp_frame(skb);
+	struct espintcp_txq *txq = &conn->txq;
+	bool last, stays = false, failed;
+
+	spin_lock_bh(&txq->lock);
+	frame->pending -= n;
+	if (err)
+		frame->failed = true;
+	failed = frame->failed;
+	last = !frame->pending;
+	if (last)
+		stays = txq_settle(conn, skb);
+	spin_unlock_bh(&txq->lock);
+	if (!last)
+		return false;
+
+	if (failed) {
 		espintcp_frame_free(skb);
-	} else if (shut) {
-		espintcp_drop(conn->key.net, conn, ESPINTCP_DROP_OUT_CLOSED);
+	} else if (!stays) {
+		espintcp_drop_n(conn->key.net, conn, ESPINTCP_DROP_OUT_CLOSED,
+				frame->records);
 		frame_drop(skb);
 	}
 	espintcp_conn_put(conn);
+	return failed;
 }
 
-/* Moves the next frames from the queues to @wire, IKE first. */
-static void txq_fill_wire(struct espintcp_txq *txq, unsigned int max)
+static unsigned int txq_wire_octets(const struct espintcp_txq *txq)
 {
 	unsigned int octets = 0;
 	struct sk_buff *skb;
 
 	skb_queue_walk(&txq->wire, skb)
 		octets += espintcp_frame(skb)->len;
+	return octets - txq->sent;
+}
+
+/* Moves the next frames from the queues to @wire, IKE first, until there are
+ * @max octets. Returns whether more is ready after those.
+ */
+static bool txq_fill_wire(struct espintcp_txq *txq, unsigned int max)
+{
+	unsigned int octets = txq_wire_octets(txq);
+	struct sk_buff *skb;
+	bool more;
 
 	spin_lock_bh(&txq->lock);
 	while (octets < max) {
 		skb = __skb_dequeue(&txq->ike);
 		if (!skb) {
 			skb = skb_peek(&txq->esp);
-			if (!skb || !espintcp_frame(skb)->ready)
+			if (!skb || espintcp_frame(skb)->pending)
 				break;
 			__skb_unlink(skb, &txq->esp);
 		}
 		__skb_queue_tail(&txq->wire, skb);
 		octets += espintcp_frame(skb)->len;
 	}
+	more = octets > max || txq_has_ready(txq);
 	spin_unlock_bh(&txq->lock);
+	return more;
 }
 
-/* Describes @wire to TCP, contiguous frames as one piece. */
-static unsigned int txq_wire_pieces(struct espintcp_txq *txq,
+/* Describes the first @max octets of @wire to TCP, contiguous frames as one
+ * piece.
+ */
+static unsigned int txq_wire_pieces(struct espintcp_txq *txq, unsigned int max,
 				    struct bio_vec *bvec, size_t *octets)
 {
 	unsigned int n = 0, skip = txq->sent;
@@ -445,7 +484,8 @@ static unsigned int txq_wire_pieces(struct espintcp_txq *txq,
 	skb_queue_walk(&txq->wire, skb) {
 		struct espintcp_frame *frame = espintcp_frame(skb);
 		unsigned int offset = frame->offset + skip;
-		unsigned int len = frame->len - skip;
+		unsigned int len = min_t(unsigned int, frame->len - skip,
+					 max - *octets);
 		struct bio_vec *last = n ? &bvec[n - 1] : NULL;
 
 		if (last && last->bv_page == frame->page &&
@@ -460,6 +500,8 @@ static unsigned int txq_wire_pieces(struct espintcp_txq *txq,
 		}
 		*octets += len;
 		skip = 0;
+		if (*octets == max)
+			break;
 	}
 	return n;
 }
@@ -472,7 +514,7 @@ static void txq_count_sent(struct espintcp_conn *conn,
 	trace_espintcp_sent(conn, frame->ike ? ESPINTCP_IKE : ESPINTCP_ESP,
 			    frame->len);
 	espintcp_traffic_add(frame->ike ? &stats->out_ike : &stats->out_esp,
-			     frame->len);
+			     frame->records, frame->len);
 }
 
 /* TCP has taken @octets of @wire: the frames it has whole are done. */
@@ -497,7 +539,10 @@ static void txq_wire_advance(struct espintcp_conn *conn, unsigned int octets)
 	spin_lock_bh(&txq->lock);
 	skb_queue_walk(&done, skb) {
 		txq_account(txq, skb, -1);
-		espintcp_frame(skb)->ike ? ike++ : esp++;
+		if (espintcp_frame(skb)->ike)
+			ike++;
+		else
+			esp += espintcp_frame(skb)->records;
 	}
 	spin_unlock_bh(&txq->lock);
 
@@ -530,8 +575,8 @@ static unsigned int txq_tcp_room(struct espintcp_conn *conn)
 		     ESPINTCP_TX_BATCH);
 }
 
-/* Hands a batch of @max octets and no more than a frame to TCP. Returns octets
- * taken, 0 with nothing to send.
+/* Hands a batch of @max octets to TCP. Returns octets taken, 0 with nothing to
+ * send.
  */
 static int txq_send_batch(struct espintcp_conn *conn, unsigned int max)
 {
@@ -541,15 +586,11 @@ static int txq_send_batch(struct espintcp_conn *conn, unsigned int max)
 	size_t octets;
 	bool more;
 
-	txq_fill_wire(txq, max);
+	more = txq_fill_wire(txq, max);
 	if (skb_queue_empty(&txq->wire))
 		return 0;
 
-	n = txq_wire_pieces(txq, bvec, &octets);
-	spin_lock_bh(&txq->lock);
-	more = txq_has_ready(txq);
-	spin_unlock_bh(&txq->lock);
-
+	n = txq_wire_pieces(txq, max, bvec, &octets);
 	return compat_tcp_send_pages(conn->sk, bvec, n, octets,
 				     MSG_DONTWAIT | MSG_NOSIGNAL |
 				     (more ? MSG_MORE : 0));
@@ -596,7 +637,7 @@ void espintcp_txq_check_stall(struct espintcp_conn *conn)
 			skb_orphan(skb);
 		/* Of the others somebody else writes the packet. */
 		skb_queue_walk(&txq->esp, skb)
-			if (espintcp_frame(skb)->ready)
+			if (!espintcp_frame(skb)->pending)
 				skb_orphan(skb);
 	}
 	if (txq->esp_octets)
@@ -617,6 +658,8 @@ static void txq_push(struct espintcp_conn *conn, bool flush)
 		return;
 	txq->pushing = true;
 	espintcp_aqm_update(conn);
+	WRITE_ONCE(txq->segment, rounddown(sk->sk_gso_max_size,
+					   tcp_sk(sk)->mss_cache));
 	WRITE_ONCE(txq->limit, max_t(unsigned int, READ_ONCE(sk->sk_sndbuf),
 				     ESPINTCP_TX_LIMIT_MIN));
 	WRITE_ONCE(txq->esp_limit, max_t(unsigned int, espintcp_aqm_limit(conn),
@@ -694,6 +737,7 @@ void espintcp_txq_shut(struct espintcp_conn *conn)
 	struct espintcp_txq *txq = &conn->txq;
 	struct sk_buff *skb, *next;
 	struct sk_buff_head drop;
+	unsigned int records = 0;
 
 	__skb_queue_head_init(&drop);
 	skb_queue_splice_tail_init(&txq->wire, &drop);
@@ -703,17 +747,18 @@ void espintcp_txq_shut(struct espintcp_conn *conn)
 	WRITE_ONCE(txq->shut, true);
 	skb_queue_splice_tail_init(&txq->ike, &drop);
 	skb_queue_walk_safe(&txq->esp, skb, next) {
-		if (!espintcp_frame(skb)->ready)
+		if (espintcp_frame(skb)->pending)
 			continue;
 		__skb_unlink(skb, &txq->esp);
 		__skb_queue_tail(&drop, skb);
 	}
-	skb_queue_walk(&drop, skb)
+	skb_queue_walk(&drop, skb) {
 		txq_account(txq, skb, -1);
+		records += espintcp_frame(skb)->records;
+	}
 	spin_unlock_bh(&txq->lock);
 
-	espintcp_drop_n(conn->key.net, conn, ESPINTCP_DROP_OUT_CLOSED,
-			skb_queue_len(&drop));
+	espintcp_drop_n(conn->key.net, conn, ESPINTCP_DROP_OUT_CLOSED, records);
 	while ((skb = __skb_dequeue(&drop)))
 		frame_drop(skb);
 }
@@ -730,22 +775,4 @@ unsigned int espintcp_txq_octets(struct espintcp_conn *conn)
 
 	return READ_ONCE(txq->ike_octets) + READ_ONCE(txq->esp_octets) -
 	       txq->sent;
-}
-
-/**
- * espintcp_txq_exit - give the memory caches back
- *
- * Context: process, module unload; no connection is left.
- */
-void espintcp_txq_exit(void)
-{
-	int cpu;
-
-	for_each_possible_cpu(cpu) {
-		struct page_frag *frag =
-			&per_cpu(espintcp_frag_cache, cpu).frag;
-
-		if (frag->page)
-			put_page(frag->page);
-	}
 }

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Reading a received segment where it is. Its octets lie in pieces, but of a
+ * large segment mostly in few: the one that was read last is remembered.
+ */
+#include <linux/highmem.h>
+#include <linux/skbuff.h>
+
+#include "espintcp.h"
+
+/* The piece of @skb, whose first octet is number @begin, that holds @offset. */
+static bool rest_find_in(struct espintcp_rest *rest, const struct sk_buff *skb,
+			 unsigned int begin, unsigned int offset)
+{
+	unsigned int end = begin + skb_headlen(skb), i;
+
+	rest->piece = skb->data;
+	for (i = 0; offset >= end && i < skb_shinfo(skb)->nr_frags; i++) {
+		const skb_frag_t *frag = &skb_shinfo(skb)->frags[i];
+		const struct page *page = skb_frag_page(frag);
+
+		begin = end;
+		end += skb_frag_size(frag);
+		rest->piece = page && !PageHighMem(page) ?
+			      skb_frag_address(frag) : NULL;
+	}
+	rest->piece_begin = begin;
+	rest->piece_end = rest->piece ? end : begin;
+	return offset < end;
+}
+
+static void rest_find(struct espintcp_rest *rest, unsigned int offset)
+{
+	unsigned int begin = skb_pagelen(rest->skb);
+	const struct sk_buff *skb;
+
+	if (rest_find_in(rest, rest->skb, 0, offset))
+		return;
+	skb_walk_frags(rest->skb, skb) {
+		if (offset < begin + skb->len) {
+			rest_find_in(rest, skb, begin, offset);
+			return;
+		}
+		begin += skb->len;
+	}
+}
+
+/**
+ * espintcp_rest_piece - octets of a segment, if they lie in one piece
+ * @rest: the segment
+ * @offset: of the first
+ * @len: how many
+ *
+ * Context: the socket's receive path, socket lock held.
+ * Return: the octets, read only, or NULL.
+ */
+const u8 *espintcp_rest_piece(struct espintcp_rest *rest, unsigned int offset,
+			      unsigned int len)
+{
+	if (offset < rest->piece_begin || offset >= rest->piece_end)
+		rest_find(rest, offset);
+	if (offset < rest->piece_begin || offset + len > rest->piece_end)
+		return NULL;
+	return rest->piece + (offset - rest->piece_begin);
+}
+
+/**
+ * espintcp_rest_octets - some octets of a segment
+ * @rest: the segment
+ * @offset: of the first
+ * @len: how many
+ * @buf: has room for them, where they do not lie in one piece
+ *
+ * Context: the socket's receive path, socket lock held.
+ * Return: the octets, read only, or NULL when they cannot be read.
+ */
+const u8 *espintcp_rest_octets(struct espintcp_rest *rest, unsigned int offset,
+			       unsigned int len, u8 *buf)
+{
+	const u8 *octets = espintcp_rest_piece(rest, offset, len);
+
+	if (!octets && !skb_copy_bits(rest->skb, offset, buf, len))
+		octets = buf;
+	return octets;
+}
