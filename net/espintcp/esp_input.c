@@ -40,27 +40,19 @@ static int input_from_segment(struct espintcp_request *er, struct sk_buff *skb,
 			      struct espintcp_segment *seg,
 			      unsigned int assoclen)
 {
-	unsigned int hlen = sizeof(struct ip_esp_hdr);
-	struct espintcp_rx *rx = &seg->conn->rx;
-	int n;
+	unsigned int hlen = sizeof(struct ip_esp_hdr), skip;
+	int err;
 
-	/* Asynchronous crypto would need it, and cannot be told to wait. */
-	if (!rx->spare)
-		rx->spare = alloc_skb(0, GFP_ATOMIC);
-	if (!rx->spare)
-		return -ENOMEM;
+	err = espintcp_request_from_segment(er, seg->rest, seg->offset + hlen,
+					    skb->len - hlen, &assoclen);
+	if (err)
+		return err;
 
-	sg_init_table(er->src, ESPINTCP_SRC_PIECES);
-	sg_set_buf(&er->src[0], er->aad, assoclen);
-	n = skb_to_sgvec(seg->skb, &er->src[1], seg->offset + hlen,
-			 skb->len - hlen);
-	if (n < 0)
-		return n;
-
+	/* Behind the IV, of which there is no use any more. */
+	skip = hlen + crypto_aead_ivsize(crypto_aead_reqtfm(&er->req));
 	sg_init_table(er->dst, 2);
 	sg_set_buf(&er->dst[0], er->dst_aad, assoclen);
-	sg_set_buf(&er->dst[1], skb->data + hlen, skb->len - hlen);
-	er->segment = seg->skb;
+	sg_set_buf(&er->dst[1], skb->data + skip, skb->len - skip);
 	aead_request_set_crypt(&er->req, er->src, er->dst, skb->len - hlen,
 			       er->iv);
 	return 0;
@@ -153,33 +145,14 @@ static void input_done(struct espintcp_request *er)
 	espintcp_conn_put(conn);
 }
 
-/**
- * espintcp_esp_input - decrypt a packet of a TCP-encapsulated SA
- * @x: the SA, held by @skb's secpath
- * @skb: from rx.c: linear, data at the ESP header, as long as the record; what
- *	comes after the ESP header may still be in the received segment only
- *
- * xfrm_type.input. Context: softirq or BH disabled, under RCU, lock of the
- * outer socket held.
- * Return: the next header; -EINPROGRESS when crypto went asynchronous and owns
- *	@skb; another negative errno when the packet is bad, -EBADMSG if not
- *	authentic. XFRM frees @skb then.
- */
-int espintcp_esp_input(struct xfrm_state *x, struct sk_buff *skb)
+/* Returns 0, -EINPROGRESS when crypto owns @skb, another negative errno. */
+static int input_decrypt(struct xfrm_state *x, struct sk_buff *skb,
+			 struct espintcp_segment *seg)
 {
-	struct espintcp_segment *seg = espintcp_input_cb(skb)->segment;
 	const struct ip_esp_hdr *esph = (struct ip_esp_hdr *)skb->data;
-	struct crypto_aead *aead = x->data;
 	struct espintcp_request *er;
 	unsigned int assoclen;
 	int err;
-
-	seg->known = true;
-	if (skb->len < sizeof(*esph) + crypto_aead_ivsize(aead) + 2 +
-		       crypto_aead_authsize(aead)) {
-		input_bad_auth(x, seg->conn);
-		return -EINVAL;
-	}
 
 	er = espintcp_request_get(x);
 	if (!er) {
@@ -200,9 +173,47 @@ int espintcp_esp_input(struct xfrm_state *x, struct sk_buff *skb)
 		err = input_in_place(er, skb, seg, assoclen);
 	if (!err)
 		err = espintcp_request_run(er, crypto_aead_decrypt);
+	if (err != -EINPROGRESS)
+		espintcp_request_put(er);
+	return err;
+}
+
+/**
+ * espintcp_esp_input - decrypt a packet of a TCP-encapsulated SA
+ * @x: the SA, held by @skb's secpath
+ * @skb: from rx.c: linear, data at the ESP header, as long as the record; what
+ *	comes after the ESP header may still be in the received segment only
+ *
+ * Records after this one may become part of the packet, see espintcp_esp_gro().
+ *
+ * xfrm_type.input. Context: softirq or BH disabled, under RCU, lock of the
+ * outer socket held.
+ * Return: the next header; -EINPROGRESS when crypto went asynchronous and owns
+ *	@skb; another negative errno when the packet is bad, -EBADMSG if not
+ *	authentic. XFRM frees @skb then.
+ */
+int espintcp_esp_input(struct xfrm_state *x, struct sk_buff *skb)
+{
+	struct espintcp_segment *seg = espintcp_input_cb(skb)->segment;
+	struct crypto_aead *aead = x->data;
+	int err, nexthdr;
+
+	seg->known = true;
+	if (skb->len < sizeof(struct ip_esp_hdr) + crypto_aead_ivsize(aead) +
+		       2 + crypto_aead_authsize(aead)) {
+		input_bad_auth(x, seg->conn);
+		return -EINVAL;
+	}
+
+	if (!seg->plain)
+		err = input_decrypt(x, skb, seg);
+	else
+		err = seg->plain == x ? 0 : -EINVAL;
 	if (err == -EINPROGRESS)
 		return err;
 
-	espintcp_request_put(er);
-	return input_finish(x, skb, seg->conn, err);
+	nexthdr = input_finish(x, skb, seg->conn, err);
+	if (nexthdr > 0)
+		espintcp_esp_gro(x, skb, seg, nexthdr);
+	return nexthdr;
 }

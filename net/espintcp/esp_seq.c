@@ -154,8 +154,11 @@ bool espintcp_seq_take(struct xfrm_state *x, unsigned int n,
 	return true;
 }
 
-/* How many numbers the window holds; without one, none is looked at. */
+/* How many numbers the window holds; without one, none is looked at. An
+ * administrator may change it at any time (XFRM_MSG_NEWAE).
+ */
 static unsigned int window_size(const struct xfrm_state *x)
+	__must_hold(&x->lock)
 {
 	if (x->repl_mode == XFRM_REPLAY_MODE_LEGACY)
 		return x->props.replay_window;
@@ -199,9 +202,10 @@ u64 espintcp_seq_top(const struct xfrm_state *x)
  */
 unsigned int espintcp_seq_run_max(struct xfrm_state *x, u64 seq)
 {
-	unsigned int window = window_size(x), max = ESPINTCP_SEQ_RUN;
+	unsigned int window, max = ESPINTCP_SEQ_RUN;
 
 	spin_lock_bh(&x->lock);
+	window = window_size(x);
 	if (window && seq <= espintcp_seq_top(x))
 		max = 0;
 	else if (!sa_takes_many(x, max, max * ESPINTCP_MAX_RECORD))
@@ -240,7 +244,8 @@ static void mark_ring(struct xfrm_replay_state_esn *ring, u32 first, u32 last)
 		if (++bit == size)
 			bit = 0;
 		mask = BIT(bit % 32);
-		if (seq < first)
+		/* The numbers may have begun anew at 2^32 in between. */
+		if ((s32)(seq - first) < 0)
 			ring->bmp[bit / 32] &= ~mask;
 		else
 			ring->bmp[bit / 32] |= mask;
@@ -263,16 +268,20 @@ static void mark_ring(struct xfrm_replay_state_esn *ring, u32 first, u32 last)
 bool espintcp_seq_mark(struct xfrm_state *x, u64 seq, unsigned int n,
 		       unsigned int octets)
 {
-	unsigned int window = window_size(x);
+	unsigned int window;
 	bool newest;
 
 	spin_lock_bh(&x->lock);
+	window = window_size(x);
 	newest = !window || seq > espintcp_seq_top(x);
 	if (newest) {
 		if (window && x->repl_mode == XFRM_REPLAY_MODE_LEGACY)
 			mark_bitmap(x, seq + 1, seq + n);
 		else if (window)
 			mark_ring(x->replay_esn, seq + 1, seq + n);
+		/* XFRM, which does this as well, finds @seq below the top. */
+		if (window && x->repl_mode == XFRM_REPLAY_MODE_ESN)
+			x->replay_esn->seq_hi = (seq + n) >> 32;
 		sa_count(x, n, octets);
 	}
 	spin_unlock_bh(&x->lock);

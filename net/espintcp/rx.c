@@ -63,12 +63,19 @@ static void rx_set_mac(struct sk_buff *skb, const struct sk_buff *segment)
 	skb->mac_len = len;
 }
 
-/* A packet for an ESP record of @len octets that began in @segment, outer
- * headers set, data at the ESP header, room for all of it.
+/**
+ * espintcp_rx_alloc_esp - a packet for an ESP record
+ * @conn: the connection
+ * @segment: the record began there
+ * @len: its octets, without the length field
+ *
+ * Context: softirq or BH disabled, socket lock held.
+ * Return: outer headers set, data at the ESP header, room for all of the record;
+ *	NULL, counted, without memory.
  */
-static struct sk_buff *rx_alloc_esp(struct espintcp_conn *conn,
-				    const struct sk_buff *segment,
-				    unsigned int len)
+struct sk_buff *espintcp_rx_alloc_esp(struct espintcp_conn *conn,
+				      const struct sk_buff *segment,
+				      unsigned int len)
 {
 	struct net *net = conn->key.net;
 	struct sk_buff *skb;
@@ -155,8 +162,21 @@ static void rx_input_esp(struct espintcp_conn *conn, struct sk_buff *skb)
 #endif
 }
 
+/**
+ * espintcp_rx_count_esp - an ESP record was received
+ * @conn: the connection
+ * @len: its octets, without the length field
+ *
+ * Context: softirq or BH disabled, socket lock held.
+ */
+void espintcp_rx_count_esp(struct espintcp_conn *conn, unsigned int len)
+{
+	espintcp_count(conn->key.net, ESPINTCP_CNT_IN_ESP);
+	espintcp_traffic_add(&conn->stats.in_esp, 1, ESPINTCP_LEN_SIZE + len);
+}
+
 /* Consumes @skb. */
-static void rx_deliver_esp(struct espintcp_conn *conn, struct sk_buff *skb,
+static void rx_deliver_one(struct espintcp_conn *conn, struct sk_buff *skb,
 			   struct espintcp_segment *seg)
 {
 	__be32 spi = ((struct ip_esp_hdr *)skb->data)->spi;
@@ -169,12 +189,11 @@ static void rx_deliver_esp(struct espintcp_conn *conn, struct sk_buff *skb,
 		espintcp_drop_skb(skb, ESPINTCP_DROP_IN_NO_DEV);
 		return;
 	}
-	espintcp_count(net, ESPINTCP_CNT_IN_ESP);
-	espintcp_traffic_add(&conn->stats.in_esp, 1,
-			     ESPINTCP_LEN_SIZE + skb->len);
+	espintcp_rx_count_esp(conn, skb->len);
 
 	memset(skb->cb, 0, sizeof(skb->cb));
 	espintcp_input_cb(skb)->segment = seg;
+	seg->len = skb->len;
 	rx_set_dst(conn->sk, skb);
 
 	rx_input_esp(conn, skb);
@@ -184,22 +203,45 @@ static void rx_deliver_esp(struct espintcp_conn *conn, struct sk_buff *skb,
 		rx_undecrypted(conn, mark, spi);
 }
 
-/* A record of @len octets, payload only, at @offset of @segment. */
-static void rx_esp(struct espintcp_conn *conn, struct sk_buff *segment,
+/* Consumes @skb, and records after it that become one packet with it. The first
+ * that does not is plain by then, and comes next.
+ */
+static void rx_deliver_esp(struct espintcp_conn *conn, struct sk_buff *skb,
+			   struct espintcp_segment *seg)
+{
+	rx_deliver_one(conn, skb, seg);
+	while (seg->late) {
+		struct espintcp_segment next = {
+			.conn = conn,
+			.rest = seg->rest,
+			.plain = seg->late_sa,
+		};
+
+		skb = seg->late;
+		*seg = next;
+		rx_deliver_one(conn, skb, seg);
+	}
+}
+
+/* A record of @len octets, payload only, at @offset of the segment; @rest is
+ * what comes after it.
+ */
+static void rx_esp(struct espintcp_conn *conn, struct espintcp_rest *rest,
 		   unsigned int offset, unsigned int len)
 {
 	struct espintcp_segment seg = {
 		.conn = conn,
-		.skb = segment,
+		.skb = rest->skb,
 		.offset = offset,
+		.rest = rest,
 	};
 	unsigned int hlen = min_t(unsigned int, len, sizeof(struct ip_esp_hdr));
-	struct sk_buff *skb = rx_alloc_esp(conn, segment, len);
+	struct sk_buff *skb = espintcp_rx_alloc_esp(conn, rest->skb, len);
 
 	if (!skb)
 		return;
 	/* XFRM looks for the SA before it asks us for the rest. */
-	if (skb_copy_bits(segment, offset, skb->data, hlen)) {
+	if (skb_copy_bits(rest->skb, offset, skb->data, hlen)) {
 		kfree_skb(skb);
 		return;
 	}
@@ -280,42 +322,44 @@ static void rx_other(struct espintcp_conn *conn, enum espintcp_kind kind)
 	}
 }
 
-static void rx_record(struct espintcp_conn *conn, struct sk_buff *segment,
+static void rx_record(struct espintcp_conn *conn, struct espintcp_rest *rest,
 		      unsigned int offset, unsigned int len,
 		      enum espintcp_kind kind)
 {
 	trace_espintcp_received(conn, kind, ESPINTCP_LEN_SIZE + len);
 	if (kind == ESPINTCP_ESP)
-		rx_esp(conn, segment, offset, len);
+		rx_esp(conn, rest, offset, len);
 	else if (kind == ESPINTCP_IKE)
-		rx_ike(conn, segment, offset, len);
+		rx_ike(conn, rest->skb, offset, len);
 	else
 		rx_other(conn, kind);
 }
 
-/* Uses the record at @offset of @segment where it is.
- * Returns its length, 0 when it does not lie whole in the @len octets there.
+/* Uses the next record where it is. Returns false when it does not lie whole in
+ * the segment.
  */
-static unsigned int rx_whole(struct espintcp_conn *conn,
-			     struct sk_buff *segment, unsigned int offset,
-			     unsigned int len)
+static bool rx_whole(struct espintcp_conn *conn, struct espintcp_rest *rest)
 {
+	unsigned int len = rest->end - rest->offset, offset;
 	unsigned int n = min_t(unsigned int, len, ESPINTCP_HEAD_SIZE);
-	u8 octets[ESPINTCP_HEAD_SIZE];
+	u8 buf[ESPINTCP_HEAD_SIZE];
 	enum espintcp_kind kind;
+	const u8 *octets;
 	u16 record_len;
 
-	if (skb_copy_bits(segment, offset, octets, n))
-		return 0;
+	octets = espintcp_rest_octets(rest, rest->offset, n, buf);
+	if (!octets)
+		return false;
 	kind = espintcp_kind_of(octets, n, &record_len);
 	if (kind == ESPINTCP_BROKEN)
 		record_len = ESPINTCP_LEN_SIZE;
 	else if (kind == ESPINTCP_MORE || record_len > len)
-		return 0;
+		return false;
 
-	rx_record(conn, segment, offset + ESPINTCP_LEN_SIZE,
-		  record_len - ESPINTCP_LEN_SIZE, kind);
-	return record_len;
+	offset = rest->offset + ESPINTCP_LEN_SIZE;
+	rest->offset += record_len;
+	rx_record(conn, rest, offset, record_len - ESPINTCP_LEN_SIZE, kind);
+	return true;
 }
 
 /* The head of a record that crosses segments is known: memory for the rest. */
@@ -325,7 +369,7 @@ static void rx_begin(struct espintcp_conn *conn, const struct sk_buff *segment)
 	unsigned int len = rx->head.len - ESPINTCP_LEN_SIZE;
 
 	if (rx->head.kind == ESPINTCP_ESP)
-		rx->skb = rx_alloc_esp(conn, segment, len);
+		rx->skb = espintcp_rx_alloc_esp(conn, segment, len);
 	else
 		rx->skb = rx_alloc_ike(conn, len);
 	if (rx->skb)
@@ -335,9 +379,9 @@ static void rx_begin(struct espintcp_conn *conn, const struct sk_buff *segment)
 }
 
 /* The record that crosses segments is complete. */
-static void rx_end(struct espintcp_conn *conn)
+static void rx_end(struct espintcp_conn *conn, struct espintcp_rest *rest)
 {
-	struct espintcp_segment seg = { .conn = conn };
+	struct espintcp_segment seg = { .conn = conn, .rest = rest };
 	struct espintcp_rx *rx = &conn->rx;
 	enum espintcp_kind kind = rx->head.kind;
 	struct sk_buff *skb = rx->skb;
@@ -353,25 +397,28 @@ static void rx_end(struct espintcp_conn *conn)
 		rx_deliver_ike(conn, skb);
 }
 
-/* Goes on with the head of a record. Returns octets taken. */
-static unsigned int rx_part_head(struct espintcp_conn *conn,
-				 struct sk_buff *segment, unsigned int offset,
-				 unsigned int len)
+/* Goes on with the head of a record. */
+static void rx_part_head(struct espintcp_conn *conn, struct espintcp_rest *rest)
 {
-	unsigned int n = min_t(unsigned int, len, ESPINTCP_HEAD_SIZE);
+	unsigned int n = min_t(unsigned int, rest->end - rest->offset,
+			       ESPINTCP_HEAD_SIZE);
 	struct espintcp_rx *rx = &conn->rx;
-	u8 octets[ESPINTCP_HEAD_SIZE];
+	u8 buf[ESPINTCP_HEAD_SIZE];
+	const u8 *octets;
 
-	if (skb_copy_bits(segment, offset, octets, n))
-		return len;
-	n = espintcp_head_feed(&rx->head, octets, n);
+	octets = espintcp_rest_octets(rest, rest->offset, n, buf);
+	if (!octets) {
+		rest->offset = rest->end;
+		return;
+	}
+	rest->offset += espintcp_head_feed(&rx->head, octets, n);
 
 	switch (rx->head.kind) {
 	case ESPINTCP_MORE:
 		break;
 	case ESPINTCP_ESP:
 	case ESPINTCP_IKE:
-		rx_begin(conn, segment);
+		rx_begin(conn, rest->skb);
 		break;
 	default:
 		trace_espintcp_received(conn, rx->head.kind, rx->head.len);
@@ -379,30 +426,30 @@ static unsigned int rx_part_head(struct espintcp_conn *conn,
 		espintcp_head_reset(&rx->head);
 		break;
 	}
-	return n;
 }
 
-/* Goes on with a record that crosses segments. Returns octets taken. */
-static unsigned int rx_part(struct espintcp_conn *conn,
-			    struct sk_buff *segment, unsigned int offset,
-			    unsigned int len)
+/* Goes on with a record that crosses segments. */
+static void rx_part(struct espintcp_conn *conn, struct espintcp_rest *rest)
 {
 	struct espintcp_rx *rx = &conn->rx;
+	unsigned int len;
 
-	if (rx->head.kind == ESPINTCP_MORE)
-		return rx_part_head(conn, segment, offset, len);
+	if (rx->head.kind == ESPINTCP_MORE) {
+		rx_part_head(conn, rest);
+		return;
+	}
 
-	len = min(len, rx->left);
-	if (rx->skb && skb_copy_bits(segment, offset,
+	len = min(rest->end - rest->offset, rx->left);
+	if (rx->skb && skb_copy_bits(rest->skb, rest->offset,
 				     skb_tail_pointer(rx->skb) - rx->left,
 				     len)) {
 		kfree_skb(rx->skb);
 		rx->skb = NULL;
 	}
+	rest->offset += len;
 	rx->left -= len;
 	if (!rx->left)
-		rx_end(conn);
-	return len;
+		rx_end(conn, rest);
 }
 
 static bool rx_midway(const struct espintcp_rx *rx)
@@ -416,24 +463,23 @@ static int rx_segment(read_descriptor_t *desc, struct sk_buff *segment,
 {
 	struct espintcp_conn *conn = desc->arg.data;
 	struct espintcp_rx *rx = &conn->rx;
-	unsigned int taken = 0;
+	struct espintcp_rest rest = {
+		.skb = segment,
+		.offset = offset,
+		.end = offset + len,
+		.budget = desc->count,
+	};
 
-	while (taken < len && desc->count) {
-		unsigned int n = 0;
-
+	while (rest.offset < rest.end && rest.budget) {
 		if (unlikely(READ_ONCE(rx->stopped)))
 			return len;
+		if (rx_midway(rx) || !rx_whole(conn, &rest))
+			rx_part(conn, &rest);
 		if (!rx_midway(rx))
-			n = rx_whole(conn, segment, offset + taken,
-				     len - taken);
-		if (!n)
-			n = rx_part(conn, segment, offset + taken,
-				    len - taken);
-		if (!rx_midway(rx))
-			desc->count--;
-		taken += n;
+			rest.budget--;
 	}
-	return taken;
+	desc->count = rest.budget;
+	return rest.offset - offset;
 }
 
 /* A record cut off by the end of the connection is discarded. */

@@ -40,6 +40,15 @@ static const struct ctl_table espintcp_table[] = {
 		.extra2 = SYSCTL_ONE,
 	},
 	{
+		.procname = "gro",
+		.data = (void *)offsetof(struct espintcp_settings, gro),
+		.maxlen = sizeof(u8),
+		.mode = 0644,
+		.proc_handler = proc_dou8vec_minmax,
+		.extra1 = SYSCTL_ZERO,
+		.extra2 = SYSCTL_ONE,
+	},
+	{
 		.procname = "unknown_limit",
 		.data = (void *)offsetof(struct espintcp_settings,
 					 unknown_limit),
@@ -68,6 +77,7 @@ static int __net_init sysctl_net_init(struct net *net)
 	unsigned int i;
 
 	es->settings.follow = 1;
+	es->settings.gro = 1;
 	es->settings.unknown_limit = ESPINTCP_UNKNOWN_LIMIT;
 	if (!IS_ENABLED(CONFIG_SYSCTL))
 		return 0;
