@@ -307,13 +307,16 @@ ping_lost()
 	in_a "ping -q -n -I $1 -c $3 -i 0.01 -W 0.2 $2 >&2; [ \$? -eq 1 ]"
 }
 
-# tcp_command SRC DST: what comes back must be what was sent
+# tcp_command SRC DST: what comes back must be what was sent. socat waits so long
+# for the rest when it has sent all.
+ECHO_TIMEOUT=60
+
 tcp_command()
 {
 	local src=$1 dst=$2
 
 	[[ $src != *:* ]] || src="[$src]" dst="[$dst]"
-	echo "socat -t 60 -T 60 - 'TCP:$dst:7,bind=$src' < $TEST_DIR/data |
+	echo "socat -t $ECHO_TIMEOUT -T $ECHO_TIMEOUT - 'TCP:$dst:7,bind=$src' < $TEST_DIR/data |
 		cmp - $TEST_DIR/data"
 }
 
