@@ -138,7 +138,7 @@ sa_tunnel()
 sa_state()
 {
 	echo "xfrm state add src $1 dst $2 proto esp spi $3 reqid $3" \
-		"mode tunnel replay-window 32 ${algorithms[$4]} $5"
+		"mode tunnel replay-window 128 ${algorithms[$4]} $5"
 }
 
 # sa_policy DIR SRC DST REQID SRC_NET DST_NET
