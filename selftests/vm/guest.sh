@@ -10,10 +10,12 @@ HOME=/run/home
 export PATH HOME VM_REPO VM_OUT
 
 # The root file system is read-only here.  virtme-ng puts overlays on /etc, /usr,
-# /var and /tmp and a tmpfs on /run; these are what else tools expect to find.
+# /var and /tmp and a tmpfs on /run; these are what else tools expect to find.  Its
+# /tmp is root's alone until systemd-tmpfiles runs, which not every root has.
 setup_directories()
 {
 	mkdir -p "$HOME" /run/netns /run/lock
+	chmod 1777 /tmp
 }
 
 load_module()
