@@ -350,7 +350,8 @@ static bool txq_in_burst(struct espintcp_txq *txq, unsigned int len)
  * frame, and large frames come in bursts: wait for the end of the burst. In
  * softirq that is when the tasklet's turn comes. A process gives no sign, so
  * that of its bursts a full batch is waited for, or a moment. Not of those that
- * an inner connection has made a large segment of: it is a burst.
+ * an inner connection has made a large segment of: it is a burst. A timer that
+ * has expired, even if it is not done yet, may have been too early for this frame.
  */
 static void txq_schedule(struct espintcp_conn *conn,
 			 const struct espintcp_frame *frame)
@@ -361,7 +362,7 @@ static void txq_schedule(struct espintcp_conn *conn,
 	if (in_serving_softirq() || txq->esp_octets >= ESPINTCP_TX_BATCH ||
 	    frame->records > 1 || !txq_in_burst(txq, frame->len))
 		tasklet_schedule(&conn->tasklet);
-	else if (!hrtimer_active(&conn->batch))
+	else if (!hrtimer_is_queued(&conn->batch))
 		hrtimer_start(&conn->batch, ESPINTCP_TX_BATCH_NS,
 			      HRTIMER_MODE_REL);
 }
