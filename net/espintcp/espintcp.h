@@ -377,7 +377,7 @@ enum espintcp_dir {
  * @path: which connection carries it, in each direction it was used in
  *	(RCU; replaced by xchg())
  * @oseq: highest sequence number a frame was given (xfrm_state.lock)
- * @iseq: highest sequence number that was authentic
+ * @iseq: highest sequence number that was authentic; read and written lockless
  * @request: a crypto request kept for the next packet, or NULL
  * @mapped_addr: peer address last reported with XFRM_MSG_MAPPING
  *	(xfrm_state.lock, as is all that follows)

@@ -337,7 +337,8 @@ static bool sa_is_newest(struct xfrm_state *x, u64 seq)
 	bool newest;
 
 	spin_lock_bh(&x->lock);
-	newest = seq > sa->iseq && seq > espintcp_seq_top(x);
+	/* espintcp_path_heard() sets it without the lock. */
+	newest = seq > READ_ONCE(sa->iseq) && seq > espintcp_seq_top(x);
 	if (newest)
 		WRITE_ONCE(sa->iseq, seq);
 	spin_unlock_bh(&x->lock);
