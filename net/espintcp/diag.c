@@ -11,7 +11,8 @@
 
 static enum espintcp_state diag_state(const struct espintcp_conn *conn)
 {
-	if (conn->rx.stopped)
+	/* An abort sets it without the socket lock. */
+	if (READ_ONCE(conn->rx.stopped))
 		return ESPINTCP_STATE_BROKEN;
 	if (READ_ONCE(conn->txq.shut))
 		return ESPINTCP_STATE_SHUT;

@@ -390,7 +390,7 @@ static void conn_detach(struct espintcp_conn *conn)
 
 	do {
 		espintcp_rx_run(conn);
-	} while (conn->rx.more && !conn->rx.stopped);
+	} while (conn->rx.more && !READ_ONCE(conn->rx.stopped));
 	espintcp_rx_stop(conn);
 
 	if (!(sock_flag(sk, SOCK_LINGER) && !sk->sk_lingertime))
