@@ -41,7 +41,7 @@ static const u8 prefix[PREFIX_SIZE] = { 'I', 'K', 'E', 'T', 'C', 'P' };
  * @waiting: connections that have not sent all of the prefix, oldest first
  * @touched: those among them that something happened to
  * @ready: connections for accept()
- * @held: how many are in @waiting and @ready
+ * @held: how many are in @waiting and @ready; read lockless
  * @closed: the socket is gone, no work is queued any more but @end
  * @work: takes connections from TCP, looks at those that were touched, and
  *	resets those that are late
@@ -123,7 +123,8 @@ static void listener_data_ready(struct sock *sk)
 
 	rcu_read_lock();
 	l = listener_of(sk);
-	if (sk->sk_state == TCP_LISTEN)
+	/* Called without the socket lock. */
+	if (inet_sk_state_load(sk) == TCP_LISTEN)
 		listener_kick(l);
 	else if (l)
 		l->data_ready(sk);
@@ -201,7 +202,7 @@ static void conn_unlink(struct prefix_conn *pc)
 	spin_lock_bh(&l->lock);
 	list_del(&pc->node);
 	list_del(&pc->touched);
-	l->held--;
+	WRITE_ONCE(l->held, l->held - 1);
 	spin_unlock_bh(&l->lock);
 }
 
@@ -315,7 +316,7 @@ static void listener_add(struct prefix_listener *l, struct sock *sk)
 	INIT_LIST_HEAD(&pc->touched);
 	spin_lock_bh(&l->lock);
 	list_add_tail(&pc->node, &l->waiting);
-	l->held++;
+	WRITE_ONCE(l->held, l->held + 1);
 	spin_unlock_bh(&l->lock);
 
 	lock_sock(sk);
@@ -450,7 +451,7 @@ static struct sock *listener_pop(struct prefix_listener *l)
 	pc = list_first_entry_or_null(&l->ready, struct prefix_conn, node);
 	if (pc) {
 		list_del(&pc->node);
-		l->held--;
+		WRITE_ONCE(l->held, l->held - 1);
 	}
 	spin_unlock_bh(&l->lock);
 	if (!pc)
