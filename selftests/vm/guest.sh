@@ -73,6 +73,15 @@ report_leaks()
 	cat $kmemleak >/dev/kmsg
 }
 
+# A kernel that finds data races does so when told to. What it finds while it
+# boots is not ours.
+kcsan=/sys/kernel/debug/kcsan
+
+find_races()
+{
+	[ ! -e $kcsan ] || echo on >$kcsan
+}
+
 # Renamed into place: a guest that dies halfway leaves no status at all.
 publish()
 {
@@ -101,6 +110,7 @@ power_off()
 
 setup_directories
 forget_leaks
+find_races
 run_command 2>&1
 status=$?
 take_census || [ $status -ne 0 ] || status=1
