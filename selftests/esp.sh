@@ -126,6 +126,27 @@ replay_wrap()
 	ip -n "$NS_B" xfrm state list spi $SPI_AB | grep -q 'seq-hi 0x1, seq 0xc'
 }
 
+# The same with records that become one packet: those of a first burst do mostly
+replay_wrap_gro()
+{
+	local i joined=
+
+	for i in 6 7 8 9 a b c d; do
+		new_sas tunnel "$GCM" flag esn replay-window 128 \
+			replay-seq 0xfffffff$i replay-oseq 0xfffffff$i &&
+		save_counters && tcp_b "$IN_A" "$IN_B" || return
+		moved A
+		[[ $MOVED != *"EspTcpInGro +"* ]] || joined=yes
+		[[ $MOVED != *Xfrm* && $MOVED != *Abort* ]] || break
+		moved B
+		[[ $MOVED != *"EspTcpInGro +"* ]] || joined=yes
+		[[ $MOVED != *Xfrm* && $MOVED != *Abort* ]] || break
+		MOVED=
+	done
+	echo "$MOVED"
+	[ -z "$MOVED" ] && [ -n "$joined" ]
+}
+
 # A sender that begins to count anew sends what the receiver has seen
 replay_attack()
 {
@@ -149,6 +170,7 @@ test_replay()
 	check "ESN, replay window of 1" replay flag esn replay-window 1
 	check "ESN, replay window of 128" replay flag esn replay-window 128
 	check "ESN, past 32 bits" replay_wrap
+	check "ESN, past 32 bits, large packets" replay_wrap_gro
 	check "replayed frames are dropped, legacy window" \
 		replay_attack replay-window 32
 	check "replayed frames are dropped, ESN" \
