@@ -88,7 +88,7 @@ counters_fine()
 {
 	local host ns moved fine
 
-	fine="^(EspTcp(In|Out)(Esp|Ike)|EspTcpConn(Opened|Closed)$(printf '|%s' "$@")) "
+	fine="^(EspTcp(In|Out)(Esp|Ike|Gro|Gso)|EspTcpConn(Opened|Closed)$(printf '|%s' "$@")) "
 	for host in west east; do
 		ns=${host^^}
 		moved=$(counters_moved "${!ns}" "$TEST_DIR/$host.saved")
