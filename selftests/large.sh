@@ -89,18 +89,12 @@ sas_agree()
 		"${SA_PACKETS[$SPI_BA]}"
 }
 
-# transfer SRC DST: both ways. From Linux 6.15 on a connection makes large segments
-# if the SA has sent something before, see Documentation/performance.rst.
-transfer()
-{
-	ping_b "$1" "$2" 1 56 && tcp_b "$1" "$2"
-}
-
-# whole SRC DST: a transfer both ways, with large packets at both ends
+# whole SRC DST: a transfer both ways, with large packets at both ends. It is the
+# first that the SAs see.
 whole()
 {
 	save_counters
-	transfer "$1" "$2" && wait_for frames_agree && both_large &&
+	tcp_b "$1" "$2" && wait_for frames_agree && both_large &&
 		nothing_lost && sas_agree
 }
 
@@ -162,7 +156,7 @@ marked()
 window_of_one()
 {
 	new_sas tunnel "$GCM" replay-window 1 && save_counters &&
-	transfer "$IN_A" "$IN_B" && wait_for frames_agree && nothing_lost &&
+	tcp_b "$IN_A" "$IN_B" && wait_for frames_agree && nothing_lost &&
 	expect "records that joined" 0 "$(in_moved B EspTcpInGro)"
 }
 
@@ -170,7 +164,7 @@ turned_off()
 {
 	new_sas tunnel "$GCM" && save_counters &&
 	in_ns "$NS_B" sysctl -qw net.espintcp.gro=0 &&
-	transfer "$IN_A" "$IN_B" && wait_for frames_agree && nothing_lost &&
+	tcp_b "$IN_A" "$IN_B" && wait_for frames_agree && nothing_lost &&
 	expect "records that joined" 0 "$(in_moved B EspTcpInGro)" &&
 	in_ns "$NS_B" sysctl -qw net.espintcp.gro=1
 }
@@ -181,8 +175,7 @@ several()
 {
 	local pids=() i pid status=0
 
-	new_sas tunnel "$GCM" replay-window 32 && save_counters &&
-		ping_b "$IN_A" "$IN_B" 1 56 || return
+	new_sas tunnel "$GCM" replay-window 32 && save_counters || return
 	for i in 1 2 3 4; do
 		tcp_b "$IN_A" "$IN_B" & pids+=($!)
 	done
@@ -205,8 +198,7 @@ limit()
 {
 	local max=150 pid
 
-	new_sas tunnel "$GCM" limit packet-hard $max && save_counters &&
-		ping_b "$IN_A" "$IN_B" 1 56 || return
+	new_sas tunnel "$GCM" limit packet-hard $max && save_counters || return
 	timeout 300 ip netns exec "$NS_A" sh -c \
 		"$(tcp_command "$IN_A" "$IN_B")" > /dev/null 2>&1 &
 	pid=$!
@@ -259,8 +251,7 @@ without_memory()
 {
 	local kind status=0
 
-	new_sas tunnel "$GCM" && save_counters &&
-		ping_b "$IN_A" "$IN_B" 1 56 || return
+	new_sas tunnel "$GCM" && save_counters || return
 	for kind in failslab fail_page_alloc; do
 		on_exit set_faults $kind probability=0
 	done

@@ -549,12 +549,14 @@ static const struct xfrm_type_offload gso_type = {
  * espintcp_gso_allow - let inner connections make large segments
  * @x: the SA; the module reference of the type goes with it
  *
- * Context: SA under construction, or xfrm_state.lock held.
+ * Context: process or softirq; takes xfrm_state.lock.
  */
 void espintcp_gso_allow(struct xfrm_state *x)
 {
-	if (x->type_offload)
-		return;
-	__module_get(THIS_MODULE);
-	WRITE_ONCE(x->type_offload, &gso_type);
+	spin_lock_bh(&x->lock);
+	if (!x->type_offload) {
+		__module_get(THIS_MODULE);
+		WRITE_ONCE(x->type_offload, &gso_type);
+	}
+	spin_unlock_bh(&x->lock);
 }

@@ -562,6 +562,10 @@ void espintcp_gso_exit(void);
 void espintcp_gso_allow(struct xfrm_state *x);
 int espintcp_gso_start(struct net *net);
 
+/* km.c */
+void espintcp_km_init(void);
+void espintcp_km_exit(void);
+
 /* esp_gro.c */
 void espintcp_esp_gro(struct xfrm_state *x, struct sk_buff *skb,
 		      struct espintcp_segment *seg, int nexthdr);

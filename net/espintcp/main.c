@@ -67,6 +67,7 @@ static int __init espintcp_init(void)
 	err = espintcp_type_init();
 	if (err)
 		goto exit_ulp;
+	espintcp_km_init();
 
 	pr_info("IPsec over TCP (RFC 9329) ready\n");
 	return 0;
@@ -90,6 +91,7 @@ exit_stats:
 
 static void __exit espintcp_exit(void)
 {
+	espintcp_km_exit();
 	espintcp_type_exit();
 	espintcp_ulp_exit();
 	espintcp_prefix_exit();

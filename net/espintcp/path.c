@@ -243,11 +243,9 @@ static struct espintcp_path *path_join(struct xfrm_state *x,
 		path_leave(old, dir);
 	if (path && rcu_access_pointer(path->conn))
 		trace_espintcp_path(x, NULL, rcu_dereference(path->conn));
-	if (dir == ESPINTCP_OUT) {
-		spin_lock_bh(&x->lock);
+	/* A migrated SA is new, and no key manager is told. */
+	if (dir == ESPINTCP_OUT)
 		espintcp_gso_allow(x);
-		spin_unlock_bh(&x->lock);
-	}
 	return path;
 }
 

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * News of SAs.
+ *
+ * XFRM goes on with an SA after its type has set it up, and may undo what the
+ * type did. Key managers are told when an SA is complete, before its first packet:
+ * so this module is one, which does nothing else that key managers do.
+ */
+#include <net/xfrm.h>
+
+#include "espintcp.h"
+
+/* Events of other kinds may come with x->lock held, or without an SA. */
+static int km_notify(struct xfrm_state *x, const struct km_event *c)
+{
+	if (c->event != XFRM_MSG_NEWSA && c->event != XFRM_MSG_UPDSA)
+		return 0;
+	if (x->type->output == espintcp_esp_output)
+		espintcp_gso_allow(x);
+	return 0;
+}
+
+static int km_acquire(struct xfrm_state *x, struct xfrm_tmpl *t,
+		      struct xfrm_policy *pol)
+{
+	return -EOPNOTSUPP;
+}
+
+/* What @dir says stands: nobody has compiled it, or another key manager's error. */
+static struct xfrm_policy *km_compile_policy(struct sock *sk, int opt, u8 *data,
+					     int len, int *dir)
+{
+	return NULL;
+}
+
+static struct xfrm_mgr espintcp_km = {
+	.notify = km_notify,
+	.acquire = km_acquire,
+	.compile_policy = km_compile_policy,
+};
+
+/**
+ * espintcp_km_init - hear of SAs from now on
+ *
+ * Context: process, module load.
+ */
+void espintcp_km_init(void)
+{
+	xfrm_register_km(&espintcp_km);
+}
+
+/**
+ * espintcp_km_exit - hear of no more
+ *
+ * Context: process, module unload; sleeps until nobody is being told.
+ */
+void espintcp_km_exit(void)
+{
+	xfrm_unregister_km(&espintcp_km);
+}
