@@ -296,23 +296,30 @@ listens_behind()
 	in_ns "$NS_C" ss -Hltn "sport = :7" | grep -q .
 }
 
-# B cuts again what it has made large, and cuts for the tunnel what C sent
+# as_many FILE: C gets as many packets as there were in the tunnel
+as_many()
+{
+	read_sas "$NS_B"
+	expect "packets" "${SA_PACKETS[$SPI_AB]}" \
+		"$(captured "$1" "tcp and src $IN_A")"
+}
+
+# B cuts again what it has made large, into as many packets as there were, and cuts
+# for the tunnel what C sent. Not in this order, where two processors share the work.
 forwarded()
 {
 	local file=$TEST_DIR/lan.pcap
 
 	new_sas tunnel "$GCM" replay-window 32 || return
 	capture_start "$NS_C" veth0 "$file" "tcp and src $IN_A" || return
-	whole "$IN_A" "$IN_B" && capture_stop || return
-	[ "$(captured "$file" tcp)" -gt 300 ] &&
+	whole "$IN_A" "$IN_B" || return
+	wait_for as_many "$file.raw" || { as_many "$file.raw"; return 1; }
+	capture_stop &&
 	expect "packets that are too long or damaged" "" \
 		"$(tshark -r "$file" -o tcp.check_checksum:TRUE \
 			-o ip.check_checksum:TRUE -Y "frame.len > 1514 ||
 			tcp.checksum.status == 0 || ip.checksum.status == 0" \
-			2>/dev/null | head -n 3)" &&
-	expect "packets missing or sent again" "" \
-		"$(tshark -r "$file" -Y "tcp.analysis.retransmission ||
-			tcp.analysis.lost_segment" 2>/dev/null | head -n 3)"
+			2>/dev/null | head -n 3)"
 }
 
 setup_hosts || ktap_skip_all "no hosts"
