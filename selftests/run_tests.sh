@@ -62,6 +62,8 @@ parse_args()
 	done
 	shift $((OPTIND - 1))
 
+	[ -z "$shared" ] || [ -w "$shared" ] ||
+		{ echo "${0##*/}: cannot write to $shared" >&2; exit 1; }
 	tests=("$@")
 	[ ${#tests[@]} -gt 0 ] || mapfile -t tests < <(list_tests)
 	limit="${TEST_TIMEOUT:-$(setting timeout)}"
