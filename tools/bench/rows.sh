@@ -190,12 +190,15 @@ row_latency_idle()
 
 row_latency_load()
 {
+	local bulk
+
 	setup gcm
 	net_shape netem limit 100000 delay 1ms rate 100mbit
 	iperf left right $RI "$row" -t 5 &
+	bulk=$!
 	sleep 1
 	round_trips 3
-	wait $!
+	wait $bulk
 }
 
 row_flows_4()
