@@ -63,3 +63,10 @@ step()
 	echo "  The whole log is in $LOG"
 	return 1
 }
+
+# lacks_9p CONFIG: the kernel it is of, if it is there, has none. Debian's kernels
+# for clouds have not.
+lacks_9p()
+{
+	[ -f "$1" ] && ! grep -q '^CONFIG_9P_FS=' "$1"
+}
