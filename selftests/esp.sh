@@ -394,13 +394,14 @@ wire()
 	expect "good ICVs" "$icv_good" "$(field 3 <<< "$seen" | count_of '^1$\|True')"
 }
 
-# With another key tshark finds the same frames and nothing in them
+# With another key tshark finds the same frames and nothing in them, or what chance
+# has look like something: ESP in one of 256.
 wrong_key()
 {
 	local seen
 
 	seen=$(dissect "$TEST_DIR/wire-$1.pcap" "$2" "$3" "$4" "")
-	expect "frames" 20 "$(field 1 <<< "$seen" | wc -l)" &&
+	expect "frames" 20 "$(field 1 <<< "$seen" | count_of '[12]001$')" &&
 	expect "echoes decrypted" 0 "$(field 4 <<< "$seen" | count_of '^[80]$')"
 }
 
