@@ -178,6 +178,14 @@ static inline void compat_tcp_ecn_disable(struct sock *sk)
 }
 #endif
 
+/* 6.12: the CPU may be unable to read what a packet carries */
+#ifndef COMPAT_HAVE_FRAGS_READABLE
+static inline bool skb_frags_readable(const struct sk_buff *skb)
+{
+	return true;
+}
+#endif
+
 /* 6.11: XFRM can send NAT keepalives by itself, for whatever encapsulation */
 #ifdef COMPAT_HAVE_NAT_KEEPALIVE
 static inline void compat_no_nat_keepalive(struct xfrm_state *x)

@@ -408,6 +408,7 @@ static void rx_part_head(struct espintcp_conn *conn, struct espintcp_rest *rest)
 
 	octets = espintcp_rest_octets(rest, rest->offset, n, buf);
 	if (!octets) {
+		espintcp_conn_abort(conn, EFAULT);
 		rest->offset = rest->end;
 		return;
 	}
