@@ -105,8 +105,9 @@ net_no_segmentation()
 	done
 }
 
-# sa_tunnel CIPHER NUMBER LEFT_NET RIGHT_NET: prints the commands of one
-# tunnel for `ip -batch`, first for both ends, then for each.
+# sa_tunnel CIPHER NUMBER LEFT_NET RIGHT_NET: prints the left's commands of one
+# tunnel for `ip -batch`, and adds those of the right. Without a process: there may
+# be 10,000 tunnels.
 sa_tunnel()
 {
 	local cipher=$1 i=$2 lnet=$3 rnet=$4
@@ -122,12 +123,14 @@ sa_tunnel()
 		back="encap espintcp $port $lport 0.0.0.0"
 		;;
 	esac
-	sa_state $L $R $((2 * i)) "$cipher" "$to" | tee -a "$tmp/right.xfrm"
-	sa_state $R $L $((2 * i + 1)) "$cipher" "$back" | tee -a "$tmp/right.xfrm"
+	sa_state $L $R $((2 * i)) "$cipher" "$to"
+	sa_state $R $L $((2 * i + 1)) "$cipher" "$back"
 	sa_policy out $L $R $((2 * i)) "$lnet" "$rnet"
 	sa_policy in $R $L $((2 * i + 1)) "$rnet" "$lnet"
 	sa_policy fwd $R $L $((2 * i + 1)) "$rnet" "$lnet"
 	{
+		sa_state $L $R $((2 * i)) "$cipher" "$to"
+		sa_state $R $L $((2 * i + 1)) "$cipher" "$back"
 		sa_policy out $R $L $((2 * i + 1)) "$rnet" "$lnet"
 		sa_policy in $L $R $((2 * i)) "$lnet" "$rnet"
 		sa_policy fwd $L $R $((2 * i)) "$lnet" "$rnet"
@@ -156,21 +159,24 @@ sa_add()
 	sa_load
 }
 
-# Tunnel number i, from 1, has inner addresses of its own.
+# inner NAME SIDE NUMBER: the variable NAME gets the address of SIDE, 1 or 2, that
+# only tunnel NUMBER, from 1, has inside
 inner()
 {
-	echo "10.$1.$(($2 / 250 + 1)).$(($2 % 250 + 1))"
+	printf -v "$1" "10.$2.$(($3 / 250 + 1)).$(($3 % 250 + 1))"
 }
 
 # sa_add_many COUNT: tunnel i is for one pair of addresses, and uses
 # connection i of tcp_pair where the variant has connections.
 sa_add_many()
 {
-	local i
+	local i left right
 
 	: >"$tmp/right.xfrm"
 	for ((i = 1; i <= $1; i++)); do
-		sa_tunnel gcm $i "$(inner 1 $i)" "$(inner 2 $i)"
+		inner left 1 $i
+		inner right 2 $i
+		sa_tunnel gcm $i "$left" "$right"
 	done >"$tmp/left.xfrm"
 	sa_load
 }

@@ -217,13 +217,14 @@ row_flows_16()
 # connections N
 connections()
 {
-	local count=$1
+	local count=$1 from to
 
 	net_two_hosts
 	net_connect -n "$count"
 	sa_add_many "$count"
-	iperf left right "$(inner 2 "$count")" "$row" \
-		-B "$(inner 1 "$count")" -t 2 -O 1
+	inner from 1 "$count"
+	inner to 2 "$count"
+	iperf left right "$to" "$row" -B "$from" -t 2 -O 1
 	metric mbit "$(goodput "$row")"
 }
 
