@@ -300,9 +300,10 @@ row_memory()
 	metric sa_bytes $(((sa - ulp) / count))
 }
 
+# Octets, counted from wherever
 memory_used()
 {
 	sync
 	echo 3 >/proc/sys/vm/drop_caches
-	awk '/^MemFree/ { print -$2 * 1024 }' /proc/meminfo
+	echo $((-1024 * $(awk '/^MemFree/ { print $2 }' /proc/meminfo)))
 }
