@@ -28,6 +28,30 @@ make_data()
 	dd if=/dev/urandom of="$TEST_DIR/data" bs=1024 count=512 2>/dev/null
 }
 
+# connections_of NS: inner ones that may still repeat something
+connections_of()
+{
+	in_ns "$1" ss -Htn state established state syn-sent state syn-recv \
+		state fin-wait-1 state fin-wait-2 state close-wait state last-ack \
+		state closing "sport = :7 or dport = :7"
+}
+
+connections_gone()
+{
+	local ns
+
+	for ns in "$NS_A" "$NS_B" ${NS_C-}; do
+		[ -z "$(connections_of "$ns")" ] || return
+	done
+}
+
+# fresh_sas MODE ALGO WORDS...: they have the SPIs and the keys of those of the last
+# test. What TCP still repeated of it would be in their windows.
+fresh_sas()
+{
+	wait_for connections_gone && new_sas "$@"
+}
+
 # in_moved A|B NAME: by how much a counter moved, 0 if it did not
 in_moved()
 {
@@ -105,7 +129,7 @@ large()
 
 	connect_pair "$1" && inner "$2" && shift 3 && flush_xfrm || return
 	[ "$mode" = tunnel ] || IN_A=$OUT_A IN_B=$OUT_B
-	set_policies "$mode" "$IN_A" "$IN_B" && new_sas "$mode" "$@" &&
+	set_policies "$mode" "$IN_A" "$IN_B" && fresh_sas "$mode" "$@" &&
 		whole "$IN_A" "$IN_B"
 }
 
@@ -145,7 +169,7 @@ marked()
 	local size=$1 seq window
 
 	shift
-	new_sas tunnel "$GCM" "$@" && whole "$IN_A" "$IN_B" || return
+	fresh_sas tunnel "$GCM" "$@" && whole "$IN_A" "$IN_B" || return
 	read -r seq window <<< "$(window_of_b)"
 	read_sas "$NS_B"
 	expect "last number" "${SA_PACKETS[$SPI_AB]}" $((16#$seq)) &&
@@ -155,14 +179,14 @@ marked()
 # A window of 1 holds no second number while XFRM looks at the first
 window_of_one()
 {
-	new_sas tunnel "$GCM" replay-window 1 && save_counters &&
+	fresh_sas tunnel "$GCM" replay-window 1 && save_counters &&
 	tcp_b "$IN_A" "$IN_B" && wait_for frames_agree && nothing_lost &&
 	expect "records that joined" 0 "$(in_moved B EspTcpInGro)"
 }
 
 turned_off()
 {
-	new_sas tunnel "$GCM" && save_counters &&
+	fresh_sas tunnel "$GCM" && save_counters &&
 	in_ns "$NS_B" sysctl -qw net.espintcp.gro=0 &&
 	tcp_b "$IN_A" "$IN_B" && wait_for frames_agree && nothing_lost &&
 	expect "records that joined" 0 "$(in_moved B EspTcpInGro)" &&
@@ -175,7 +199,7 @@ several()
 {
 	local pids=() i pid status=0
 
-	new_sas tunnel "$GCM" replay-window 32 && save_counters || return
+	fresh_sas tunnel "$GCM" replay-window 32 && save_counters || return
 	for i in 1 2 3 4; do
 		tcp_b "$IN_A" "$IN_B" & pids+=($!)
 	done
@@ -198,7 +222,7 @@ limit()
 {
 	local max=150 pid
 
-	new_sas tunnel "$GCM" limit packet-hard $max && save_counters || return
+	fresh_sas tunnel "$GCM" limit packet-hard $max && save_counters || return
 	timeout 300 ip netns exec "$NS_A" sh -c \
 		"$(tcp_command "$IN_A" "$IN_B")" > /dev/null 2>&1 &
 	pid=$!
@@ -285,8 +309,8 @@ setup_behind()
 
 start_echo_behind()
 {
-	ip netns exec "$NS_C" socat TCP-LISTEN:7,fork,reuseaddr PIPE \
-		2>/dev/null &
+	ip netns exec "$NS_C" socat -b $ECHO_BLOCK \
+		TCP-LISTEN:7,fork,reuseaddr PIPE 2>/dev/null &
 	on_exit kill $!
 	wait_for listens_behind
 }
@@ -310,7 +334,7 @@ forwarded()
 {
 	local file=$TEST_DIR/lan.pcap
 
-	new_sas tunnel "$GCM" replay-window 32 || return
+	fresh_sas tunnel "$GCM" replay-window 32 || return
 	capture_start "$NS_C" veth0 "$file" "tcp and src $IN_A" || return
 	whole "$IN_A" "$IN_B" || return
 	wait_for as_many "$file.raw" || { as_many "$file.raw"; return 1; }

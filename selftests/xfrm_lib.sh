@@ -268,12 +268,17 @@ ALGOS="gcm gcm256 gcm-icv8 ccm gmac chacha20poly1305
 ##############################################################################
 # Traffic
 
+# socat writes so many octets at a time: where poll() says that something can be
+# written, so many can, to a pipe and to a TCP connection. With more a write waits
+# for room, and meanwhile the other direction stands still, until both do for ever.
+ECHO_BLOCK=4096
+
 # An echo server in B that the TCP traffic talks to
 start_echo()
 {
 	dd if=/dev/urandom of="$TEST_DIR/data" bs=1024 count=64 2>/dev/null
-	ip netns exec "$NS_B" socat TCP6-LISTEN:7,ipv6only=0,fork,reuseaddr \
-		PIPE 2>/dev/null &
+	ip netns exec "$NS_B" socat -b $ECHO_BLOCK \
+		TCP6-LISTEN:7,ipv6only=0,fork,reuseaddr PIPE 2>/dev/null &
 	on_exit kill $!
 	wait_for echo_listens
 }
@@ -316,8 +321,8 @@ tcp_command()
 	local src=$1 dst=$2
 
 	[[ $src != *:* ]] || src="[$src]" dst="[$dst]"
-	echo "socat -t $ECHO_TIMEOUT -T $ECHO_TIMEOUT - 'TCP:$dst:7,bind=$src' < $TEST_DIR/data |
-		cmp - $TEST_DIR/data"
+	echo "socat -b $ECHO_BLOCK -t $ECHO_TIMEOUT -T $ECHO_TIMEOUT - \
+		'TCP:$dst:7,bind=$src' < $TEST_DIR/data | cmp - $TEST_DIR/data"
 }
 
 tcp_b()
