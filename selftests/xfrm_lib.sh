@@ -294,14 +294,15 @@ in_a()
 	ip netns exec "$NS_A" sh -c "$1"
 }
 
-# ping_b SRC DST COUNT SIZE...: COUNT of each size, and all must come back
+# ping_b SRC DST COUNT SIZE...: COUNT of each size, one after the other, and all must
+# come back
 ping_b()
 {
 	local src=$1 dst=$2 count=$3 size script="set -e"
 
 	shift 3
 	for size; do
-		script+="; ping -q -n -I $src -c $count -i 0.01 -W 20 -s $size $dst"
+		script+="; ping -q -n -I $src -c $count -A -W 20 -s $size $dst"
 	done
 	in_a "$script"
 }
