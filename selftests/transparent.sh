@@ -39,14 +39,15 @@ idle()
 # echoes_on_wire FILE: length, SPI, sequence number of the packets that carried
 # echoes, each direction by itself: which of two directions comes first is a
 # matter of timing, as is what TCP sends after the echoes. Identifications are
-# random.
+# random. To tcpdump a fragment of UDP in IPv6 has no port.
 echoes_on_wire()
 {
 	local from
 
 	for from in "$OUT_A" "$OUT_B"; do
 		tcpdump -n -t -v -r "$1" "src host $from and
-			(ip proto 50 or ip6 proto 50 or udp port $PORT)" \
+			(ip proto 50 or ip6 proto 50 or udp port $PORT or
+			 ip6[6] == 44)" \
 			2>/dev/null |
 		awk '/^[^ \t]/ && NR > 1 { printf "\n" } { printf "%s", $0 }
 		     END { printf "\n" }' |
