@@ -144,7 +144,8 @@ static void ulp_abort_work(struct work_struct *work)
  * @conn: the connection
  * @err: what the daemon sees: %EBADMSG when framing broke, %EKEYREJECTED when
  *	an ESP message was not authentic, %EPROTO when too many messages in a
- *	row were neither IKE nor of a known SA. The first cause stays.
+ *	row were neither IKE nor of a known SA, %EFAULT when the processor cannot
+ *	read what TCP received. The first cause stays.
  *
  * Nothing more is read; the reset itself comes soon after.
  *
