@@ -64,9 +64,12 @@ step()
 	return 1
 }
 
-# lacks_9p CONFIG: the kernel it is of, if it is there, has none. Debian's kernels
-# for clouds have not.
+# lacks_9p IMAGE: a distribution's kernel without 9p, as Debian's for clouds. Those
+# that are built here have it.
 lacks_9p()
 {
-	[ -f "$1" ] && ! grep -q '^CONFIG_9P_FS=' "$1"
+	local config="${1%/*}/config-${1##*/vmlinuz-}"
+
+	[[ ${1##*/} == vmlinuz-* ]] && [ -f "$config" ] &&
+		! grep -q '^CONFIG_9P_FS=' "$config"
 }
