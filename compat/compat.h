@@ -13,6 +13,7 @@
 #include <linux/crypto.h>
 #include <linux/module.h>
 #include <linux/uio.h>
+#include <net/inet_common.h>
 #include <net/net_namespace.h>
 #include <net/sock.h>
 #include <net/tcp.h>
@@ -232,6 +233,20 @@ static inline struct sock *compat_accept(struct sock *sk)
 	int err;
 
 	return sk->sk_prot->accept(sk, O_NONBLOCK, &err, false);
+}
+#endif
+
+/* 7.0: the memory of a connection is charged to who accepts it, when that is done;
+ * before, TCP's part of accept() did it
+ */
+#ifdef COMPAT_HAVE_INET_ACCEPT
+#define compat_graft __inet_accept
+#else
+static inline void compat_graft(struct socket *sock, struct socket *newsock,
+				struct sock *sk)
+{
+	sock_graft(sk, newsock);
+	newsock->state = SS_CONNECTED;
 }
 #endif
 

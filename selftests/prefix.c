@@ -258,6 +258,69 @@ TEST_F(prefix, late)
 	expect_messages(_metadata, fd, in_time);
 }
 
+/* How many the listener may keep from accept() at a time, and TCP besides. */
+#define BACKLOG	1
+#define HELD	(BACKLOG + 1)
+
+static void set_backlog(struct __test_metadata *_metadata, int listener)
+{
+	ASSERT_EQ(0, listen(listener, BACKLOG));
+	ASSERT_EQ(0, set_int(listener, SOL_ESPINTCP, ESPINTCP_PREFIX_TIMEOUT,
+			     3600000));
+}
+
+/* Those who say nothing make room for those who come after them, oldest first. */
+TEST_F(prefix, silent_make_room)
+{
+	int silent[HELD], fd, client, i;
+
+	set_backlog(_metadata, self->listener);
+	for (i = 0; i < HELD; i++) {
+		silent[i] = new_client();
+		ASSERT_LE(0, silent[i]);
+	}
+	client = new_client();
+	ASSERT_LE(0, client);
+	ASSERT_EQ(0, send_all(client, prefix, PREFIX_LEN));
+	fd = accept_one(self->listener);
+	ASSERT_LE(0, fd);
+	expect_messages(_metadata, fd, client);
+
+	expect_reset(_metadata, silent[0]);
+	EXPECT_EQ(1, counter("EspTcpPrefixLate"));
+	ASSERT_EQ(0, send_all(silent[1], prefix, PREFIX_LEN));
+	fd = accept_one(self->listener);
+	ASSERT_LE(0, fd);
+	expect_messages(_metadata, fd, silent[1]);
+}
+
+/* Those who began right do not. */
+TEST_F(prefix, ready_make_no_room)
+{
+	int clients[HELD + 1], i;
+
+	set_backlog(_metadata, self->listener);
+	for (i = 0; i <= HELD; i++) {
+		clients[i] = new_client();
+		ASSERT_LE(0, clients[i]);
+		ASSERT_EQ(0, send_all(clients[i], prefix, PREFIX_LEN));
+		ASSERT_TRUE(wait_for(is_acked(clients[i])));
+	}
+	for (i = 0; i <= HELD; i++) {
+		int fd = accept_one(self->listener);
+
+		ASSERT_LE(0, fd);
+		expect_messages(_metadata, fd, clients[i]);
+	}
+	EXPECT_EQ(0, counter("EspTcpPrefixLate"));
+}
+
+/* inet_diag asks under a spinlock, which a debug kernel watches. */
+TEST_F(prefix, is_shown)
+{
+	EXPECT_EQ(0, system("ss -Htlni | grep -q ."));
+}
+
 TEST_F(prefix, reset_before)
 {
 	struct linger now = { .l_onoff = 1 };

@@ -127,7 +127,8 @@ static int diag_put_conn(struct sk_buff *skb, struct espintcp_conn *conn)
  * @sk: the socket, with a reference; it may be closed meanwhile
  * @skb: the answer to an administrator, in the ULP's attribute
  *
- * Context: process, no locks held; takes the socket's.
+ * Context: process; takes the socket's lock. Of sockets that listen, of which there
+ *	is nothing to tell, inet_diag asks under a spinlock of theirs.
  * Return: 0 or -EMSGSIZE.
  */
 int espintcp_diag_put(struct sock *sk, struct sk_buff *skb)
@@ -136,6 +137,8 @@ int espintcp_diag_put(struct sock *sk, struct sk_buff *skb)
 	int err = 0;
 	bool slow;
 
+	if (inet_sk_state_load(sk) == TCP_LISTEN)
+		return 0;
 	/* Who asks holds no reference on the module, and may sleep here. */
 	if (!try_module_get(THIS_MODULE))
 		return 0;

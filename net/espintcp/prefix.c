@@ -247,7 +247,8 @@ static enum prefix_verdict conn_verdict(const struct prefix_conn *pc)
 {
 	if (pc->wrong)
 		return PREFIX_BAD;
-	if (pc->have == PREFIX_SIZE)
+	/* With TCP Fast Open it may come before the handshake ends. */
+	if (pc->have == PREFIX_SIZE && pc->sk->sk_state != TCP_SYN_RECV)
 		return PREFIX_RIGHT;
 	/* Finished or reset before it was complete? */
 	return (1 << pc->sk->sk_state) & (TCPF_ESTABLISHED | TCPF_SYN_RECV) ?
@@ -285,11 +286,12 @@ static void conn_ready(struct prefix_conn *pc)
 	l->data_ready(l->sk);
 }
 
-static void conn_check(struct prefix_conn *pc)
+/* Returns false if it goes on waiting. */
+static bool conn_check(struct prefix_conn *pc)
 {
 	switch (conn_read(pc)) {
 	case PREFIX_MORE:
-		break;
+		return false;
 	case PREFIX_RIGHT:
 		conn_ready(pc);
 		break;
@@ -298,6 +300,7 @@ static void conn_check(struct prefix_conn *pc)
 		conn_destroy(pc);
 		break;
 	}
+	return true;
 }
 
 static void listener_add(struct prefix_listener *l, struct sock *sk)
@@ -333,24 +336,6 @@ static void listener_add(struct prefix_listener *l, struct sock *sk)
 		conn_destroy(pc);
 }
 
-/* No more than may wait in TCP's own accept queue. */
-static bool listener_has_room(const struct prefix_listener *l)
-{
-	return READ_ONCE(l->held) <= READ_ONCE(l->sk->sk_max_ack_backlog);
-}
-
-static void listener_take(struct prefix_listener *l)
-{
-	struct sock *sk;
-
-	while (listener_has_room(l)) {
-		sk = compat_accept(l->sk);
-		if (!sk)
-			break;
-		listener_add(l, sk);
-	}
-}
-
 static struct prefix_conn *listener_touched(struct prefix_listener *l)
 {
 	struct prefix_conn *pc;
@@ -380,6 +365,38 @@ static void conn_too_late(struct prefix_conn *pc)
 	release_sock(pc->sk);
 	espintcp_count(sock_net(pc->sk), ESPINTCP_CNT_PREFIX_LATE);
 	conn_destroy(pc);
+}
+
+/* No more than may wait in TCP's own accept queue. */
+static bool listener_has_room(const struct prefix_listener *l)
+{
+	return READ_ONCE(l->held) <= READ_ONCE(l->sk->sk_max_ack_backlog);
+}
+
+/* Whoever says nothing does not keep out those who come later: the oldest go. Those
+ * that began right stay.
+ */
+static bool listener_make_room(struct prefix_listener *l)
+{
+	struct prefix_conn *pc;
+
+	while (!listener_has_room(l) && (pc = listener_oldest(l)))
+		if (!conn_check(pc))
+			conn_too_late(pc);
+	return listener_has_room(l);
+}
+
+static void listener_take(struct prefix_listener *l)
+{
+	struct sock *sk;
+
+	while (!reqsk_queue_empty(&inet_csk(l->sk)->icsk_accept_queue) &&
+	       listener_make_room(l)) {
+		sk = compat_accept(l->sk);
+		if (!sk)
+			break;
+		listener_add(l, sk);
+	}
 }
 
 static void listener_expire(struct prefix_listener *l)
@@ -501,8 +518,7 @@ static int prefix_accept(COMPAT_ACCEPT_PARAMS)
 		return PTR_ERR(sk);
 
 	lock_sock(sk);
-	sock_graft(sk, newsock);
-	newsock->state = SS_CONNECTED;
+	compat_graft(sock, newsock, sk);
 	err = espintcp_ulp_accept(sk);
 	release_sock(sk);
 	/* Reset while it waited for us. */

@@ -586,8 +586,17 @@ static int iketcp_init(struct sock *sk)
 		return espintcp_prefix_listen(sk);
 	if (conn_was_accepted(sk))
 		return -EOPNOTSUPP;
+	err = ulp_family_of(sk);
+	if (err < 0)
+		return err;
 	err = espintcp_prefix_send(sk);
-	return err ?: ulp_attach(sk);
+	if (err)
+		return err;
+	err = ulp_attach(sk);
+	/* It has begun, and cannot begin again. */
+	if (err)
+		sk->sk_prot->disconnect(sk, 0);
+	return err;
 }
 
 static void iketcp_clone(const struct request_sock *req, struct sock *newsk,
