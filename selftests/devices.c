@@ -89,6 +89,41 @@ TEST_F(devices, ingress_device_gone)
 	expect_alive(_metadata, b);
 }
 
+static int put_into_queue(int fd, const void *buf, size_t len)
+{
+	ssize_t n = -1;
+
+	if (!set_int(fd, SOL_TCP, TCP_REPAIR, TCP_REPAIR_ON) &&
+	    !set_int(fd, SOL_TCP, TCP_REPAIR_QUEUE, 1))
+		n = send(fd, buf, len, 0);
+	return n != (ssize_t)len ||
+	       set_int(fd, SOL_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
+}
+
+/*
+ * Segments that TCP has made itself, as it does of small ones when memory is short,
+ * came in by no interface. TCP_REPAIR makes the same.
+ */
+TEST_F(devices, segment_of_tcp_itself)
+{
+	struct bench *b = &self->b;
+	size_t len;
+
+	ASSERT_EQ(0, raw_write(&b->p, b->out, put_ike(b->out, 100, 1)));
+	ASSERT_EQ(0, settle(&b->p));
+	len = put_ike(b->out, 100, 2);
+	len += put_esp(b->out + len, 200);
+	len += put_esp(b->out + len, 3000);
+	ASSERT_EQ(0, put_into_queue(b->p.ulp, b->out, len));
+	ASSERT_EQ(0, set_ulp(b->p.ulp, "espintcp"));
+
+	ASSERT_EQ(100, recv_msg(b->p.ulp, b->in, RECORD_MAX));
+	ASSERT_EQ(100, recv_msg(b->p.ulp, b->in, RECORD_MAX));
+	ASSERT_TRUE(is_ike(b->in, 100, 2));
+	EXPECT_EQ(2, counter_wait("EspTcpInEsp", 2));
+	EXPECT_EQ(0, counter("EspTcpInNoDev"));
+}
+
 /*
  * With a timeout a send is not begun again after a signal, and that a child of
  * run() ended is none of its business.

@@ -179,6 +179,9 @@ struct espintcp_txq {
  * @more: the budget ran out, data is left in the socket's receive queue
  * @eof: the peer has finished and its last record was taken; read lockless
  * @spare: stands in for a segment whose pages asynchronous crypto still reads
+ * @iif: index of the interface that the last segment came in by of which it is
+ *	known; not of those that TCP has made of others
+ * @mark: its mark
  *
  * All under the socket lock.
  */
@@ -191,6 +194,8 @@ struct espintcp_rx {
 	bool more;
 	bool eof;
 	struct sk_buff *spare;
+	int iif;
+	u32 mark;
 };
 
 /**

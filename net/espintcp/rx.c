@@ -5,7 +5,7 @@
  * Records are taken straight from the socket's receive queue, in the context
  * data arrives in. One that lies whole in a segment is used where it is; one
  * that does not is put together in memory of our own, where it is copied once.
- * Segments are never changed, cloned or kept.
+ * Segments are never changed, nor kept but for asynchronous crypto.
  *
  * Not strparser: it ties the largest record to SO_RCVBUF and the time a record
  * may take to SO_RCVTIMEO, clones a segment for every record, and defers to
@@ -59,8 +59,23 @@ static void rx_set_mac(struct sk_buff *skb, const struct sk_buff *segment)
 	    skb_mac_header(segment) + len > segment->data)
 		len = 0;
 	skb_set_mac_header(skb, -(int)len);
-	memcpy(skb_mac_header(skb), skb_mac_header(segment), len);
+	if (len)
+		memcpy(skb_mac_header(skb), skb_mac_header(segment), len);
 	skb->mac_len = len;
+}
+
+/* Where the segment came from. Short of memory TCP makes new segments of others,
+ * and forgets it.
+ */
+static void rx_set_origin(struct espintcp_rx *rx, struct sk_buff *skb,
+			  const struct sk_buff *segment)
+{
+	if (likely(segment->skb_iif)) {
+		rx->iif = segment->skb_iif;
+		rx->mark = segment->mark;
+	}
+	skb->skb_iif = rx->iif;
+	skb->mark = rx->mark;
 }
 
 /**
@@ -93,8 +108,7 @@ struct sk_buff *espintcp_rx_alloc_esp(struct espintcp_conn *conn,
 	skb_reset_transport_header(skb);
 	__skb_put(skb, len);
 
-	skb->skb_iif = segment->skb_iif;
-	skb->mark = segment->mark;
+	rx_set_origin(&conn->rx, skb, segment);
 	skb->pkt_type = PACKET_HOST;
 	return skb;
 }

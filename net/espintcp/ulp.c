@@ -254,6 +254,7 @@ static struct espintcp_conn *conn_alloc(struct sock *sk)
 	conn_set_key(conn);
 	conn_set_outer(conn);
 	conn->accepted = conn_was_accepted(sk);
+	conn->rx.iif = sk->sk_rx_dst_ifindex;
 	skb_queue_head_init(&conn->ike_queue);
 	espintcp_txq_init(&conn->txq);
 	compat_hrtimer_setup(&conn->batch, ulp_batch, CLOCK_MONOTONIC,
