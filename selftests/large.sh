@@ -139,18 +139,6 @@ tunnel_down()
 	disconnect_pair "$PAIR_A" "$PAIR_B"
 }
 
-# The replay state of A's SA in B: number of the last packet and the bits of its
-# window, as words of 32
-window_of_b()
-{
-	ip -n "$NS_B" xfrm state get src "$OUT_A" dst "$OUT_B" proto esp \
-		spi $SPI_AB | awk '
-		/anti-replay context/ { gsub(",", ""); print $4, $8 }
-		/seq-hi/ { gsub(",", ""); seq = $4 }
-		esn { print seq, $0; esn = 0 }
-		/bitmap-length/ { esn = 1 }' | sed 's/0x//g'
-}
-
 # bits N: N ones as such words, the last ones first
 bits()
 {

@@ -13,7 +13,7 @@ cd "$(dirname "$0")" || exit 1
 . ./xfrm_lib.sh
 
 require_root
-require_tools ip nft ping socat ss sysctl tcpdump tshark
+require_tools dd ip nft ping socat ss sysctl tcpdump tshark
 require_module
 # Captures and sockets want a directory of this machine, not a shared one
 TEST_LOG_DIR="" test_dir
@@ -221,6 +221,11 @@ test_peer_moves()
 ##############################################################################
 # Who has no keys moves nothing
 
+host_c()
+{
+	[ -n "${NS_C-}" ] || { setup_ns NS_C && plug_in "$NS_C" to_c $V4_C/24; }
+}
+
 # attacker_connect: a connection of host C to B, over which "attack HEX" sends
 attacker_connect()
 {
@@ -236,7 +241,8 @@ attacker_connect()
 	ip netns exec "$NS_C" bash -c '
 		exec 3<> "/dev/tcp/$1/$2"
 		while read -r hex; do
-			printf "$(sed "s/../\\\\x&/g" <<< "$hex")" >&3
+			printf "$(sed "s/../\\\\x&/g" <<< "$hex")" |
+				dd bs=65536 iflag=fullblock status=none >&3
 		done' attacker $V4_B $PORT < "$TEST_DIR/attack" &
 	ATTACKER=$!
 	exec {ATTACK_FD}> "$TEST_DIR/attack"
@@ -362,7 +368,7 @@ unlimited()
 
 test_attacks()
 {
-	setup_ns NS_C && plug_in "$NS_C" to_c $V4_C/24 || return
+	host_c || return
 	check "a tunnel, and a connection of someone else" tunnel_up \
 		replay-window 32 && attacker_connect || return
 	check "a replayed packet moves nothing" replayed
@@ -376,6 +382,111 @@ test_attacks()
 	attacker_gone
 	attacker_connect
 	check "no limit to them" unlimited
+	attacker_gone
+	tunnel_down
+}
+
+##############################################################################
+# Records in one segment
+
+# The sender of what an attack repeats
+SPI_NEW=0x1002
+
+connected()
+{
+	! gone "$NS_A" "dport = :7"
+}
+
+# rekey NS WORDS...: A's new SA to B
+rekey()
+{
+	local ns=$1
+
+	shift
+	sa_line "$OUT_A" "$OUT_B" $SPI_NEW "$PORT_A" $PORT mode tunnel \
+		flag af-unspec "$GCM" "$@" | ip -n "$ns" -batch -
+}
+
+sent_new()
+{
+	read_sas "$NS_A"
+	[ "${SA_PACKETS[$SPI_NEW]:-0}" -ge "$1" ]
+}
+
+# stream_of_new FILE WORDS...: what A sends first with its new SA, which B does not know yet:
+# segments of a connection that the SA before it has set up
+stream_of_new()
+{
+	local fifo=$TEST_DIR/fifo file=$1 fd pid
+
+	shift
+	mkfifo "$fifo"
+	ip netns exec "$NS_A" socat -u -b 40960 - "TCP:$IN_B:7,bind=$IN_A" \
+		< "$fifo" 2> /dev/null &
+	pid=$!
+	exec {fd}> "$fifo"
+	rm "$fifo"
+	wait_for connected && rekey "$NS_A" "$@" &&
+	ip -n "$NS_A" xfrm state delete src "$OUT_A" dst "$OUT_B" proto esp \
+		spi $SPI_AB &&
+	capture_start "$NS_W" to_b "$file" "dst port $PORT" &&
+	head -c 13000 "$TEST_DIR/data" >&"$fd" && wait_for sent_new 9 &&
+	ip -n "$NS_A" xfrm state flush && capture_stop
+	local status=$?
+	kill $pid
+	exec {fd}>&-
+	return $status
+}
+
+# all_marked NUMBER...: as received, number 1 in the lowest bit of the window's last
+# word, and none where none can be yet
+all_marked()
+{
+	local seq high last number
+
+	read -r seq high <<< "$(window_of_b $SPI_NEW)"
+	last=$((16#${high##* }))
+	[ "${high% *}" = "00000000 00000000 00000000" ] &&
+	[ $((last >> 16#$seq)) -eq 0 ] || return
+	for number; do
+		((last >> (16#$number - 1) & 1)) || return
+	done
+}
+
+# first_run WORDS...: the first records of an SA come in one segment
+first_run()
+{
+	local file=$TEST_DIR/first.pcap numbers
+
+	new_sas tunnel "$GCM" && stream_of_new "$file" "$@" || return
+	FRAME=$(tshark -r "$file" -Y "tcp.len > 0" -T fields -e tcp.payload \
+		2>/dev/null | tr -d ':\n')
+	mapfile -t numbers < <(grep -oE "$(printf '%08x' $SPI_NEW)000000.." \
+		<<< "$FRAME" | cut -c 9-)
+	[ ${#numbers[@]} -ge 9 ] || { echo "A sent ${numbers[*]}"; return 1; }
+	rekey "$NS_B" "$@" && save_counters && attack "$FRAME" || return
+	wait_for all_marked "${numbers[@]}"
+	local marked=$?
+	moved B
+	[ $marked -eq 0 ] && [[ $MOVED != *SeqError* ]] &&
+	[[ $MOVED =~ EspTcpInGro\ \+([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 4 ] &&
+		return
+	echo "sent: ${numbers[*]}; top and window: $(window_of_b $SPI_NEW); $MOVED"
+	return 1
+}
+
+test_first_run()
+{
+	local words
+
+	host_c || return
+	check "a tunnel, and another connection" tunnel_up && start_echo &&
+		attacker_connect || return
+	for words in "replay-window 100" "flag esn replay-window 100"; do
+		# shellcheck disable=SC2086 # words
+		check "an SA's first records in one segment, $words" \
+			first_run $words
+	done
 	attacker_gone
 	tunnel_down
 }
@@ -437,6 +548,22 @@ resumes()
 		grep -q "replay-window 0 replay 0 failed 0"
 }
 
+# The newest of the connections goes, those that are left are as good
+survivor()
+{
+	local gone=("$PAIR_A" "$PAIR_B") ports=("$PORT_A") a b port
+
+	connect_pair 4 -r && a=$PAIR_A b=$PAIR_B port=$PORT_A &&
+	connect_pair 4 -r || return
+	disconnect_pair "${gone[@]}" "$PAIR_A" "$PAIR_B"
+	ports+=("$PORT_A")
+	PAIR_A=$a PAIR_B=$b PORT_A=$port
+	for port in "${ports[@]}"; do
+		wait_for closed "$NS_A" "sport = :$port" || return
+	done
+	ping_b "$IN_A" "$IN_B" 3 56
+}
+
 test_no_connection()
 {
 	check "a tunnel" tunnel_up replay-window 32 || return
@@ -445,11 +572,12 @@ test_no_connection()
 		nothing_leaves "$NS_A" to_a ping_lost "$IN_A" "$IN_B" 3
 	check "packets of B likewise" nothing_leaves "$NS_B" to_b ping_a_lost
 	check "a new one carries the same SAs" resumes
+	check "so does another when the newest is gone" survivor
 	tunnel_down
 }
 
 setup_hosts || ktap_skip_all "no hosts"
-for test in ${PATH_TESTS:-peer_moves attacks no_connection}; do
+for test in ${PATH_TESTS:-peer_moves attacks first_run no_connection}; do
 	"test_$test"
 done
 ktap_finish

@@ -307,7 +307,7 @@ ping_b()
 	in_a "$script"
 }
 
-# ping_lost SRC DST COUNT: none may come back
+# ping_lost SRC DST COUNT: none may come back in time
 ping_lost()
 {
 	in_a "ping -q -n -I $1 -c $3 -i 0.01 -W 0.2 $2 >&2; [ \$? -eq 1 ]"
@@ -341,6 +341,18 @@ traffic_b()
 		$ping -c 1 -s 1320 $2
 		$ping -c 1 -s 6000 $2
 		$(tcp_command "$1" "$2")"
+}
+
+# window_of_b [SPI]: the replay state of A's SA in B: number of the last packet and
+# the bits of its window, as words of 32
+window_of_b()
+{
+	ip -n "$NS_B" xfrm state get src "$OUT_A" dst "$OUT_B" proto esp \
+		spi "${1:-$SPI_AB}" | awk '
+		/anti-replay context/ { gsub(",", ""); print $4, $8 }
+		/seq-hi/ { gsub(",", ""); seq = $4 }
+		esn { print seq, $0; esn = 0 }
+		/bitmap-length/ { esn = 1 }' | sed 's/0x//g'
 }
 
 ##############################################################################

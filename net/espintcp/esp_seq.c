@@ -224,31 +224,26 @@ static void mark_bitmap(struct xfrm_state *x, u32 first, u32 last)
 	x->replay.seq = last;
 }
 
-/* XFRM's window is a ring in which a number has the bit after its predecessor's.
- * The bits between the highest number and @first are cleared.
+/* XFRM's window is a ring in which a number has the bit after its predecessor's,
+ * and the highest one that which XFRM reckons from: so from there, backwards. The
+ * bits between the highest number before and @first are cleared.
  */
 static void mark_ring(struct xfrm_replay_state_esn *ring, u32 first, u32 last)
 {
-	u32 size = ring->replay_window, seq = ring->seq;
-	u32 bit = (seq - 1) % size;
+	u32 size = ring->replay_window, bit = (last - 1) % size;
+	/* What lies further back is out of the window. */
+	u32 new = min(last - ring->seq, size), n = last - first + 1;
 
-	/* What lies further back than the window's size is out of it anyway. */
-	if (last - seq > size) {
-		bit = (bit + (last - size - seq)) % size;
-		seq = last - size;
-	}
-	while (seq != last) {
-		u32 mask;
+	for (; new; new--) {
+		u32 mask = BIT(bit % 32);
 
-		seq++;
-		if (++bit == size)
-			bit = 0;
-		mask = BIT(bit % 32);
-		/* The numbers may have begun anew at 2^32 in between. */
-		if ((s32)(seq - first) < 0)
-			ring->bmp[bit / 32] &= ~mask;
-		else
+		if (n) {
 			ring->bmp[bit / 32] |= mask;
+			n--;
+		} else {
+			ring->bmp[bit / 32] &= ~mask;
+		}
+		bit = (bit ?: size) - 1;
 	}
 	ring->seq = last;
 }
