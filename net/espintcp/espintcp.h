@@ -204,8 +204,7 @@ struct espintcp_rx {
  *	so the socket is there as long as @detached is false
  * @key: fixed at attach
  * @node: in the table of lookup.c
- * @peer_node: in its table of newest connections, if @newest
- * @newest: no later one was opened to the same peer
+ * @peer_node: in its table of connections that we opened, unless @accepted
  * @accepted: the peer opened it; fixed at attach
  * @refcnt: held by the socket until detach, by every path that leads here, by
  *	every frame while it is encrypted, and by every asynchronous operation
@@ -239,8 +238,7 @@ struct espintcp_conn {
 	struct sock *sk;
 	struct espintcp_key key;
 	struct rhlist_head node;
-	struct rhash_head peer_node;
-	bool newest;
+	struct rhlist_head peer_node;
 	bool accepted;
 	refcount_t refcnt;
 	struct rcu_head rcu;

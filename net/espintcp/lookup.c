@@ -2,13 +2,12 @@
 /*
  * Connections by their addresses and ports.
  *
- * One table has every connection. A second has, for each peer that we connect
- * to, the connection that was opened last: an originator that had to reconnect
- * has another port of its own than its SAs were told, but the peer is the same.
+ * One table has every connection. A second has, for each peer, those that we opened
+ * to it, the last one first: an originator that had to reconnect has another port of
+ * its own than its SAs were told, but the peer is the same.
  */
 #include <linux/jhash.h>
 #include <linux/rhashtable.h>
-#include <linux/spinlock.h>
 
 #include "espintcp.h"
 
@@ -106,8 +105,7 @@ static const struct rhashtable_params peer_params = {
  * daemon closes it while its ports are used anew, and VRFs overlap.
  */
 static struct rhltable conn_table;
-static struct rhashtable peer_table;
-static DEFINE_SPINLOCK(peer_lock);	/* peer_table and espintcp_conn.newest */
+static struct rhltable peer_table;
 
 /**
  * espintcp_lookup_init - empty tables
@@ -121,7 +119,7 @@ int espintcp_lookup_init(void)
 
 	if (err)
 		return err;
-	err = rhashtable_init(&peer_table, &peer_params);
+	err = rhltable_init(&peer_table, &peer_params);
 	if (err)
 		rhltable_destroy(&conn_table);
 	return err;
@@ -134,40 +132,8 @@ int espintcp_lookup_init(void)
  */
 void espintcp_lookup_exit(void)
 {
-	rhashtable_destroy(&peer_table);
+	rhltable_destroy(&peer_table);
 	rhltable_destroy(&conn_table);
-}
-
-/* Without memory it is not found as the newest, and that is all. */
-static void peer_add(struct espintcp_conn *conn)
-{
-	struct espintcp_conn *old;
-	int err;
-
-	spin_lock_bh(&peer_lock);
-	old = rhashtable_lookup_fast(&peer_table, &conn->key, peer_params);
-	if (old)
-		err = rhashtable_replace_fast(&peer_table, &old->peer_node,
-					      &conn->peer_node, peer_params);
-	else
-		err = rhashtable_insert_fast(&peer_table, &conn->peer_node,
-					     peer_params);
-	if (!err) {
-		conn->newest = true;
-		if (old)
-			old->newest = false;
-	}
-	spin_unlock_bh(&peer_lock);
-}
-
-static void peer_del(struct espintcp_conn *conn)
-{
-	spin_lock_bh(&peer_lock);
-	if (conn->newest)
-		rhashtable_remove_fast(&peer_table, &conn->peer_node,
-				       peer_params);
-	conn->newest = false;
-	spin_unlock_bh(&peer_lock);
 }
 
 /**
@@ -181,8 +147,11 @@ int espintcp_lookup_add(struct espintcp_conn *conn)
 {
 	int err = rhltable_insert(&conn_table, &conn->node, conn_params);
 
-	if (!err && !conn->accepted)
-		peer_add(conn);
+	if (err || conn->accepted)
+		return err;
+	err = rhltable_insert(&peer_table, &conn->peer_node, peer_params);
+	if (err)
+		rhltable_remove(&conn_table, &conn->node, conn_params);
 	return err;
 }
 
@@ -194,7 +163,8 @@ int espintcp_lookup_add(struct espintcp_conn *conn)
  */
 void espintcp_lookup_del(struct espintcp_conn *conn)
 {
-	peer_del(conn);
+	if (!conn->accepted)
+		rhltable_remove(&peer_table, &conn->peer_node, peer_params);
 	rhltable_remove(&conn_table, &conn->node, conn_params);
 }
 
@@ -233,8 +203,14 @@ struct espintcp_conn *espintcp_lookup(const struct espintcp_key *key)
  */
 struct espintcp_conn *espintcp_lookup_peer(const struct espintcp_key *key)
 {
+	struct rhlist_head *list, *pos;
 	struct espintcp_conn *conn;
 
-	conn = rhashtable_lookup(&peer_table, key, peer_params);
-	return conn && conn_hold_usable(conn) ? conn : NULL;
+	/* What was inserted last comes first. */
+	list = rhltable_lookup(&peer_table, key, peer_params);
+	rhl_for_each_entry_rcu(conn, pos, list, peer_node) {
+		if (conn_hold_usable(conn))
+			return conn;
+	}
+	return NULL;
 }

@@ -260,18 +260,19 @@ static struct espintcp_path *path_of(struct xfrm_state *x,
 	return path_join(x, dir);
 }
 
-/* @conn comes with a reference, or is NULL. */
-static void path_set(struct espintcp_path *path, const struct xfrm_state *x,
-		     struct espintcp_conn *conn)
+/* From @old, unless another CPU has changed it meanwhile, to @conn, which comes with
+ * a reference, or is NULL.
+ */
+static bool path_set(struct espintcp_path *path, const struct xfrm_state *x,
+		     struct espintcp_conn *old, struct espintcp_conn *conn)
 {
-	struct espintcp_conn *old = conn;
+	bool set;
 
 	spin_lock_bh(&path_lock);
 	/* Without users, the last left while we looked at it under RCU. */
-	if (path->users)
-		old = rcu_replace_pointer(path->conn, conn,
-					  lockdep_is_held(&path_lock));
-	if (old != conn) {
+	set = path->users && old != conn && rcu_access_pointer(path->conn) == old;
+	if (set) {
+		rcu_assign_pointer(path->conn, conn);
 		if (conn)
 			atomic_add(path->outs, &conn->stats.sas);
 		if (old)
@@ -280,8 +281,11 @@ static void path_set(struct espintcp_path *path, const struct xfrm_state *x,
 	}
 	spin_unlock_bh(&path_lock);
 
-	if (old)
-		espintcp_conn_put(old);
+	if (set)
+		conn = old;
+	if (conn)
+		espintcp_conn_put(conn);
+	return set;
 }
 
 static bool path_may_follow(const struct espintcp_path *path)
@@ -296,16 +300,19 @@ static bool path_may_follow(const struct espintcp_path *path)
 static struct espintcp_conn *path_conn(struct espintcp_path *path,
 				       const struct xfrm_state *x)
 {
-	struct espintcp_conn *conn = rcu_dereference(path->conn);
+	struct espintcp_conn *old = rcu_dereference(path->conn), *conn;
 
-	if (likely(conn && espintcp_conn_usable(conn)))
-		return conn;
+	if (likely(old && espintcp_conn_usable(old)))
+		return old;
 
 	conn = espintcp_lookup(&path->key.conn);
 	if (!conn && path_may_follow(path))
 		conn = espintcp_lookup_peer(&path->key.conn);
-	path_set(path, x, conn);
-	return conn;
+	if (path_set(path, x, old, conn))
+		return conn;
+	/* As before, or another CPU was faster, or nobody is on it any more. */
+	old = rcu_dereference(path->conn);
+	return old && espintcp_conn_usable(old) ? old : conn;
 }
 
 /**
@@ -356,8 +363,8 @@ static void path_follow(struct espintcp_path *path, const struct xfrm_state *x,
 	    (old && !conn->accepted) || !espintcp_conn_usable(conn) ||
 	    !refcount_inc_not_zero(&conn->refcnt))
 		return;
-	path_set(path, x, conn);
-	espintcp_count(path->key.conn.net, ESPINTCP_CNT_PATH_MOVED);
+	if (path_set(path, x, old, conn))
+		espintcp_count(path->key.conn.net, ESPINTCP_CNT_PATH_MOVED);
 }
 
 static bool mapping_is(const struct espintcp_key *key,
