@@ -160,6 +160,33 @@ namespace_goes()
 	unload && load
 }
 
+# Without IPv6's ESP there is IPv4. The kernel does not find modules by itself
+# meanwhile.
+without_esp6()
+{
+	local helper status=1
+
+	! loaded || unload || return
+	helper=$(cat /proc/sys/kernel/modprobe)
+	rmmod esp6 && echo /bin/false > /proc/sys/kernel/modprobe || return
+	if load; then
+		connect_pair 4 -r && tcp_works 4 && esp6_is_missing && status=0
+		disconnect_pair "$PAIR_A" "$PAIR_B"
+		flush_xfrm && unload || status=1
+	fi
+	echo "$helper" > /proc/sys/kernel/modprobe
+	modprobe esp6 && load && return $status
+}
+
+esp6_is_missing()
+{
+	local ENCAP=$ENCAP_TCP
+
+	outer 6
+	! sa_line "$OUT_A" "$OUT_B" $SPI_AB 1 2 mode tunnel "$GCM" |
+		ip -n "$NS_A" -batch -
+}
+
 setup_hosts || ktap_skip_all "no hosts"
 MODULE=$(module_file) || ktap_skip_all "no module file"
 rmmod espintcp || ktap_skip_all "the module is in use"
@@ -174,4 +201,9 @@ for ((round = 1; round <= ROUNDS; round++)); do
 done
 check "unloaded after traffic was cut off" in_full_flight
 check "unloaded after the namespaces went" namespace_goes
+if grep -q '^esp6 ' /proc/modules; then
+	check "without ESP for IPv6" without_esp6
+else
+	ktap_skip "without ESP for IPv6" "it is built in"
+fi
 ktap_finish

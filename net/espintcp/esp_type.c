@@ -6,6 +6,8 @@
  * the SAs with encap espintcp and hands every other one to the stock type for
  * good, before it carries its first packet.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <crypto/aead.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
@@ -107,6 +109,14 @@ static int tcp_init_state(const struct xfrm_type *stock, struct xfrm_state *x,
 		return -EPERM;
 	}
 
+	/* XFRM would have the caller find the packet's protocol. */
+	if (!IS_ENABLED(CONFIG_NETFILTER) &&
+	    x->props.mode != XFRM_MODE_TUNNEL) {
+		NL_SET_ERR_MSG(extack,
+			       "espintcp: without CONFIG_NETFILTER in tunnel mode only");
+		return -EOPNOTSUPP;
+	}
+
 	err = espintcp_gso_start(xs_net(x));
 	if (err)
 		return err;
@@ -116,7 +126,7 @@ static int tcp_init_state(const struct xfrm_type *stock, struct xfrm_state *x,
 
 	/* Section 6.6: TCP's own segments keep a mapping alive. */
 	compat_no_nat_keepalive(x);
-	/* Never that of the stock type, which would send bare ESP. */
+	/* Not that of the stock type, which would send bare ESP. */
 	if (compat_early_type_offload(x))
 		espintcp_gso_allow(x);
 	return stock_init_state(stock, x, extack);
@@ -172,33 +182,38 @@ static void type_destructor(struct xfrm_state *x)
 	stock_of(x)->destructor(x);
 }
 
-static int type_replace(struct espintcp_type *et)
+/* Takes a reference on the module of the stock type, if there is one. */
+static void type_pin(struct espintcp_type *et)
 {
 	const struct xfrm_state_afinfo *afinfo;
 	const struct xfrm_type *stock;
-	int err = -EAFNOSUPPORT;
 
 	rcu_read_lock();
 	afinfo = xfrm_state_afinfo_get_rcu(et->family);
 	stock = afinfo ? afinfo->type_esp : NULL;
 	if (stock && try_module_get(stock->owner))
-		err = 0;
+		et->stock = stock;
 	rcu_read_unlock();
-	if (err) {
-		pr_err("no ESP for address family %u; is esp%c loaded?\n",
-		       et->family, et->family == AF_INET ? '4' : '6');
-		return err;
-	}
+}
 
-	et->stock = stock;
-	xfrm_unregister_type(stock, et->family);
-	err = xfrm_register_type(&et->type, et->family);
-	if (err) {
-		xfrm_register_type(stock, et->family);
-		module_put(stock->owner);
-		et->stock = NULL;
+static void type_unpin(struct espintcp_type *et)
+{
+	if (et->stock)
+		module_put(et->stock->owner);
+	et->stock = NULL;
+}
+
+static void type_replace(struct espintcp_type *et)
+{
+	if (!et->stock)
+		return;
+
+	xfrm_unregister_type(et->stock, et->family);
+	/* The place is free, and whose it was is pinned. */
+	if (WARN_ON(xfrm_register_type(&et->type, et->family))) {
+		xfrm_register_type(et->stock, et->family);
+		type_unpin(et);
 	}
-	return err;
 }
 
 static void type_restore(struct espintcp_type *et)
@@ -208,32 +223,65 @@ static void type_restore(struct espintcp_type *et)
 
 	xfrm_unregister_type(&et->type, et->family);
 	xfrm_register_type(et->stock, et->family);
-	module_put(et->stock->owner);
-	et->stock = NULL;
+	type_unpin(et);
 }
 
 /**
- * espintcp_type_init - stand in for the stock ESP types
+ * espintcp_type_init - hold the stock ESP types
+ *
+ * Without IPv6, or its ESP, there is IPv4 only.
  *
  * Context: process, module load.
- * Return: 0 or a negative errno, with the stock types in place.
+ * Return: 0, or -EAFNOSUPPORT without ESP for IPv4.
  */
 int espintcp_type_init(void)
 {
 	unsigned int i;
-	int err = 0;
 
-	for (i = 0; !err && i < ARRAY_SIZE(espintcp_types); i++)
-		err = type_replace(&espintcp_types[i]);
-	if (err)
-		espintcp_type_exit();
-	return err;
+	for (i = 0; i < ARRAY_SIZE(espintcp_types); i++)
+		type_pin(&espintcp_types[i]);
+	if (!espintcp_types[0].stock) {
+		pr_err("no ESP for IPv4; is esp4 loaded?\n");
+		espintcp_type_unpin();
+		return -EAFNOSUPPORT;
+	}
+	if (ARRAY_SIZE(espintcp_types) > 1 && !espintcp_types[1].stock)
+		pr_info("no ESP for IPv6 here: SAs of IPv4 only\n");
+	return 0;
+}
+
+/**
+ * espintcp_type_unpin - let the stock ESP types go
+ *
+ * Context: process, failed module load; they are in place.
+ */
+void espintcp_type_unpin(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(espintcp_types); i++)
+		type_unpin(&espintcp_types[i]);
+}
+
+/**
+ * espintcp_type_replace - stand in for the stock ESP types
+ *
+ * From here on SAs use this module.
+ *
+ * Context: process, module load.
+ */
+void espintcp_type_replace(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(espintcp_types); i++)
+		type_replace(&espintcp_types[i]);
 }
 
 /**
  * espintcp_type_exit - give the stock ESP types their place back
  *
- * Context: process, module unload or failed load; no SA is ours.
+ * Context: process, module unload; no SA is ours.
  */
 void espintcp_type_exit(void)
 {

@@ -548,6 +548,8 @@ size_t espintcp_diag_size(void);
 
 /* esp_type.c */
 int espintcp_type_init(void);
+void espintcp_type_unpin(void);
+void espintcp_type_replace(void);
 void espintcp_type_exit(void);
 
 /* esp_input.c */

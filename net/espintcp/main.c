@@ -59,21 +59,26 @@ static int __init espintcp_init(void)
 	err = espintcp_prefix_init();
 	if (err)
 		goto exit_gso;
+	err = espintcp_type_init();
+	if (err)
+		goto exit_prefix;
+
+	/* Sockets and SAs may use the module from the first of these on: if that
+	 * fails, none does yet, and those after it do not fail.
+	 */
 	err = espintcp_ulp_init();
 	if (err) {
 		pr_err("this kernel has a ULP named espintcp already (CONFIG_INET_ESPINTCP): use that one\n");
-		goto exit_prefix;
+		goto exit_type;
 	}
-	err = espintcp_type_init();
-	if (err)
-		goto exit_ulp;
+	espintcp_type_replace();
 	espintcp_km_init();
 
 	pr_info("IPsec over TCP (RFC 9329) ready\n");
 	return 0;
 
-exit_ulp:
-	espintcp_ulp_exit();
+exit_type:
+	espintcp_type_unpin();
 exit_prefix:
 	espintcp_prefix_exit();
 exit_gso:

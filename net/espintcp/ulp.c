@@ -7,6 +7,8 @@
  * are ours, after it none is, and the socket does not keep the module either:
  * it may live on for minutes in FIN-WAIT.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <asm/ioctls.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
@@ -640,11 +642,14 @@ int espintcp_ulp_accept(struct sock *sk)
 	return 0;
 }
 
+/* Without it espintcp still works. */
+static bool iketcp_registered;
+
 /**
  * espintcp_ulp_init - make the ULPs known
  *
  * Context: process, module load.
- * Return: 0; -EEXIST when the kernel has a ULP of one of the names.
+ * Return: 0; -EEXIST when the kernel has one named espintcp, and none is known.
  */
 int espintcp_ulp_init(void)
 {
@@ -654,10 +659,10 @@ int espintcp_ulp_init(void)
 	err = tcp_register_ulp(&espintcp_ulp_ops);
 	if (err)
 		return err;
-	err = tcp_register_ulp(&iketcp_ulp_ops);
-	if (err)
-		tcp_unregister_ulp(&espintcp_ulp_ops);
-	return err;
+	iketcp_registered = !tcp_register_ulp(&iketcp_ulp_ops);
+	if (!iketcp_registered)
+		pr_warn("this kernel has a ULP named iketcp, which stays\n");
+	return 0;
 }
 
 /**
@@ -667,6 +672,7 @@ int espintcp_ulp_init(void)
  */
 void espintcp_ulp_exit(void)
 {
-	tcp_unregister_ulp(&iketcp_ulp_ops);
+	if (iketcp_registered)
+		tcp_unregister_ulp(&iketcp_ulp_ops);
 	tcp_unregister_ulp(&espintcp_ulp_ops);
 }
