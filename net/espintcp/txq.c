@@ -378,9 +378,12 @@ static bool txq_settle(struct espintcp_conn *conn, struct sk_buff *skb)
 	bool stays = !frame->failed && !txq->shut;
 
 	if (stays) {
-		/* It may wait long: pin neither routes nor conntracks. */
+		/* It may wait long: pin neither routes nor conntracks, nor the
+		 * SA it came in by.
+		 */
 		skb_dst_drop(skb);
 		nf_reset_ct(skb);
+		secpath_reset(skb);
 	} else {
 		__skb_unlink(skb, &txq->esp);
 		txq_account(txq, skb, -1);

@@ -118,8 +118,14 @@ static void ulp_data_ready(struct sock *sk)
  */
 static void ulp_write_space(struct sock *sk)
 {
+	struct espintcp_conn *conn = espintcp_conn_of(sk);
+
 	clear_bit(SOCK_NOSPACE, &sk->sk_socket->flags);
-	espintcp_conn_kick(espintcp_conn_of(sk));
+	/* In the middle of our own send it means that there is no memory: that is
+	 * waited for.
+	 */
+	if (!conn->txq.pushing)
+		espintcp_conn_kick(conn);
 }
 
 static void ulp_state_change(struct sock *sk)
