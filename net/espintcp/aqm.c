@@ -28,6 +28,8 @@
  */
 #define ESPINTCP_AQM_TARGET	(5 * USEC_PER_MSEC)
 #define ESPINTCP_AQM_INTERVAL	(HZ / 10)
+/* From so many signals on the next comes a jiffy later. */
+#define ESPINTCP_AQM_COUNT_MAX	(ESPINTCP_AQM_INTERVAL * ESPINTCP_AQM_INTERVAL)
 /* Smaller packets, ACKs and the like, are left alone, octets. */
 #define ESPINTCP_AQM_SMALL	256
 /* A wait for fewer octets than this is none. */
@@ -175,10 +177,22 @@ unsigned int espintcp_aqm_limit(struct espintcp_conn *conn)
 		     READ_ONCE(conn->sk->sk_sndbuf));
 }
 
-/* The next signal comes sooner the more there were: RFC 8289 section 3.3 */
+/* The next signal comes sooner the more there were: RFC 8289 section 3.3. Not at
+ * once: the pause is one jiffy at least.
+ */
 static unsigned long aqm_pause(unsigned int count)
 {
 	return ESPINTCP_AQM_INTERVAL * 16 / int_sqrt(256UL * count);
+}
+
+/* After a time without packets that can be chosen signals do not catch up. */
+static void aqm_go_on(struct espintcp_aqm *aqm)
+{
+	if (aqm->count < ESPINTCP_AQM_COUNT_MAX)
+		aqm->count++;
+	aqm->next += aqm_pause(aqm->count);
+	if (time_before(aqm->next, jiffies))
+		aqm->next = jiffies + aqm_pause(aqm->count);
 }
 
 static void aqm_begin(struct espintcp_aqm *aqm)
@@ -238,8 +252,7 @@ bool espintcp_aqm_signal(struct espintcp_aqm *aqm, unsigned int len,
 	}
 	if (time_before(jiffies, aqm->next))
 		return false;
-	aqm->count++;
-	aqm->next += aqm_pause(aqm->count);
+	aqm_go_on(aqm);
 	return true;
 }
 
