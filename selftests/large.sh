@@ -13,7 +13,7 @@ cd "$(dirname "$0")" || exit 1
 . ./xfrm_lib.sh
 
 require_root
-require_tools cmp ethtool ip socat ss sysctl tcpdump timeout tshark
+require_tools cmp ethtool ip nft socat ss sysctl tcpdump timeout tshark
 require_module
 # Captures and sockets want a directory of this machine, not a shared one
 TEST_LOG_DIR="" test_dir
@@ -162,6 +162,30 @@ marked()
 	read_sas "$NS_B"
 	expect "last number" "${SA_PACKETS[$SPI_AB]}" $((16#$seq)) &&
 	expect "window" "$(bits "$size" | xargs)" "$(xargs <<< "$window")"
+}
+
+# A connection whose packets a helper of connection tracking reads, one by one
+with_helper()
+{
+	fresh_sas tunnel "$GCM" && save_counters &&
+	tcp_b "$IN_A" "$IN_B" && wait_for frames_agree && nothing_lost &&
+	expect "frames cut here" 0 "$(in_moved A EspTcpOutGso)" &&
+	in_ns "$NS_A" nft delete table ip helper
+}
+
+set_helper()
+{
+	in_ns "$NS_A" nft -f - 2>/dev/null <<-EOF
+	table ip helper {
+		ct helper ftp {
+			type "ftp" protocol tcp
+		}
+		chain output {
+			type filter hook output priority filter
+			tcp dport 7 ct helper set "ftp"
+		}
+	}
+	EOF
 }
 
 # A window of 1 holds no second number while XFRM looks at the first
@@ -369,6 +393,11 @@ check "all numbers are marked, window of 128" marked 128 replay-window 128
 check "all numbers are marked, ESN, window of 40" \
 	marked 40 flag esn replay-window 40
 check "a window of 1" window_of_one
+if set_helper; then
+	check "with a conntrack helper" with_helper
+else
+	ktap_skip "with a conntrack helper" "no helpers"
+fi
 check "several connections" several
 check "net.espintcp.gro=0" turned_off
 check "a host behind the gateway" setup_behind

@@ -21,6 +21,7 @@
 #include <net/ip.h>
 #include <net/ip6_checksum.h>
 #include <net/netfilter/nf_conntrack.h>
+#include <net/netfilter/nf_conntrack_extend.h>
 #include <net/netns/generic.h>
 #include <net/tcp.h>
 
@@ -81,7 +82,8 @@ static unsigned int gso_l3len(const struct sk_buff *skb)
 }
 
 /* What is done to connections when a packet leaves, by hooks after ours, was
- * done with their first packet; except for those whose numbers change on the way.
+ * done with their first packet; except for those whose numbers change on the way,
+ * and those of which a helper reads every packet.
  */
 static bool gso_conntrack_done(const struct sk_buff *skb)
 {
@@ -90,6 +92,7 @@ static bool gso_conntrack_done(const struct sk_buff *skb)
 	const struct nf_conn *ct = nf_ct_get(skb, &info);
 
 	return !ct || (nf_ct_is_confirmed(ct) &&
+		       !nf_ct_ext_exist(ct, NF_CT_EXT_HELPER) &&
 		       !test_bit(IPS_SEQ_ADJUST_BIT, &ct->status));
 #else
 	return true;
@@ -410,7 +413,9 @@ static unsigned int gso_post_routing(void *priv, struct sk_buff *skb,
 	return gso_output(x, skb) ? NF_STOLEN : NF_ACCEPT;
 }
 
-/* After all that may look at a packet or change it. */
+/* After all that may look at a packet or change it, but for connection tracking's
+ * last word: see gso_conntrack_done().
+ */
 static const struct nf_hook_ops gso_hooks[] = {
 	{
 		.hook = gso_post_routing,
