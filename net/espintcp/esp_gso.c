@@ -526,7 +526,8 @@ void espintcp_gso_exit(void)
 
 /* A local TCP connection whose route leads into an SA makes large segments only
  * if the SA has an offload type. XFRM does not offload an SA that is
- * encapsulated, so that of the type itself nothing is ever called.
+ * encapsulated, so that of the type itself nothing is called, unless an
+ * administrator wants a device to have the SA: then it refuses every packet.
  */
 static void gso_encap(struct xfrm_state *x, struct sk_buff *skb)
 {
@@ -565,4 +566,27 @@ void espintcp_gso_allow(struct xfrm_state *x)
 		WRITE_ONCE(x->type_offload, &gso_type);
 	}
 	spin_unlock_bh(&x->lock);
+}
+
+/**
+ * espintcp_gso_keep_off - have nothing of an SA sent by a device on its own
+ * @x: the SA, complete, which a device has been given: from Linux 6.15 on XFRM
+ *	takes such a request for encapsulated SAs as well, and would send bare ESP
+ *
+ * Context: process, XFRM's configuration mutex held.
+ */
+void espintcp_gso_keep_off(struct xfrm_state *x)
+{
+	const struct xfrm_type_offload *old;
+
+	spin_lock_bh(&x->lock);
+	old = x->type_offload;
+	__module_get(THIS_MODULE);
+	WRITE_ONCE(x->type_offload, &gso_type);
+	spin_unlock_bh(&x->lock);
+
+	/* A packet may have found it. */
+	synchronize_net();
+	if (old)
+		module_put(old->owner);
 }

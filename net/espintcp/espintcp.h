@@ -565,6 +565,7 @@ void espintcp_esp_output_done(struct espintcp_request *er);
 int espintcp_gso_init(void);
 void espintcp_gso_exit(void);
 void espintcp_gso_allow(struct xfrm_state *x);
+void espintcp_gso_keep_off(struct xfrm_state *x);
 int espintcp_gso_start(struct net *net);
 
 /* km.c */

@@ -3,8 +3,8 @@
  * News of SAs.
  *
  * XFRM goes on with an SA after its type has set it up, and may undo what the
- * type did. Key managers are told when an SA is complete, before its first packet:
- * so this module is one, which does nothing else that key managers do.
+ * type did. Key managers are told when an SA is complete: so this module is one,
+ * which does nothing else that key managers do.
  */
 #include <net/xfrm.h>
 
@@ -15,7 +15,11 @@ static int km_notify(struct xfrm_state *x, const struct km_event *c)
 {
 	if (c->event != XFRM_MSG_NEWSA && c->event != XFRM_MSG_UPDSA)
 		return 0;
-	if (x->type->output == espintcp_esp_output)
+	if (x->type->output != espintcp_esp_output)
+		return 0;
+	if (x->xso.dev)
+		espintcp_gso_keep_off(x);
+	else
 		espintcp_gso_allow(x);
 	return 0;
 }
