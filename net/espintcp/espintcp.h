@@ -42,8 +42,10 @@
  *	ike_queue.lock	messages waiting for the daemon
  *	prefix_listener.lock
  *			connections on their way to accept()
+ *	a CPU's espintcp_frag_cache.lock
+ *			memory for frames and packets; a leaf
  *
- * The output of an SA takes only the last four: it may run under the socket
+ * The output of an SA takes none above xfrm_state.lock: it may run under the socket
  * lock of the inner connection, and must not wait for the outer one.
  */
 #ifndef ESPINTCP_H
@@ -129,16 +131,16 @@ struct espintcp_aqm {
 
 /**
  * struct espintcp_txq - frames on their way to the socket
- * @lock: guards all but @segment, @wire, @sent, @pushing and @acked. The
- *	destructors of inner packets may run under it: a sender is woken, or goes
- *	at last.
+ * @lock: guards all but @limit, @esp_limit, @segment, @wire, @sent, @pushing and
+ *	@acked. The destructors of inner packets may run under it: a sender is
+ *	woken, or goes at last.
  * @ike: IKE frames, sent before @esp
  * @esp: ESP frames in the order of their sequence numbers; those whose
  *	encryption still runs keep their place
  * @ike_octets: octets in @ike and, of IKE, in @wire
  * @esp_octets: octets in @esp and, of ESP, in @wire
- * @limit: bound for @ike_octets, octets
- * @esp_limit: bound for @esp_octets, octets
+ * @limit: bound for @ike_octets, octets, written under the socket lock
+ * @esp_limit: bound for @esp_octets, octets, likewise
  * @segment: octets TCP makes one segment of, written under the socket lock
  * @burst: when a burst of large frames began, CLOCK_MONOTONIC in ns
  * @aqm: whether inner senders are told to slow down
@@ -150,7 +152,7 @@ struct espintcp_aqm {
  *	(socket lock)
  */
 struct espintcp_txq {
-	spinlock_t lock;	/* innermost but for ike_queue.lock */
+	spinlock_t lock;	/* see above */
 	struct sk_buff_head ike;
 	struct sk_buff_head esp;
 	unsigned int ike_octets;
