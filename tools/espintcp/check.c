@@ -247,7 +247,8 @@ static void check_listener(const char *port)
 	bool found;
 
 	if (tcp_listens(atoi(port), &found))
-		finding(NOTE, NULL, "sock_diag: %s", strerror(errno));
+		finding(NOTE, "try \"modprobe tcp_diag\"",
+			"who listens is not to be known: %s", strerror(errno));
 	else if (found)
 		finding(OK, NULL, "somebody listens on TCP port %s", port);
 	else
@@ -289,7 +290,8 @@ static void check_peer(const char *host, const char *port)
 
 	ret = getaddrinfo(host, port, &hints, &list);
 	if (ret) {
-		finding(FAULT, NULL, "%s: %s", host, gai_strerror(ret));
+		finding(FAULT, "is the name right? try its address",
+			"%s: %s", host, gai_strerror(ret));
 		return;
 	}
 	for (ai = list; ai; ai = ai->ai_next) {

@@ -17,7 +17,13 @@ _espintcp()
 		esac
 	fi
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
-	# A host
+	# A host; nothing where an option wants a number
+	case ${COMP_WORDS[COMP_CWORD - 1]} in
+	-p|--port|-i|--interval|-c|--count)
+		COMPREPLY=()
+		return
+		;;
+	esac
 	if [ "${COMP_WORDS[1]}" = check ] && [ "$COMP_CWORD" -gt 1 ] &&
 	   [[ $cur != -* ]]; then
 		mapfile -t COMPREPLY < <(compgen -A hostname -- "$cur")

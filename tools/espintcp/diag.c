@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "espintcp.h"
 
@@ -73,6 +75,29 @@ bool end_equal(const struct end *a, const struct end *b)
 {
 	return a->family == b->family && a->port == b->port &&
 	       !memcmp(a->addr, b->addr, sizeof(a->addr));
+}
+
+/**
+ * end_is_local - is its address one of this host's?
+ * @end: the end
+ */
+bool end_is_local(const struct end *end)
+{
+	struct sockaddr_in6 sin6 = { .sin6_family = AF_INET6 };
+	struct sockaddr_in sin = { .sin_family = AF_INET };
+	int fd, err;
+
+	fd = socket(end->family, SOCK_DGRAM, 0);
+	if (fd < 0)
+		return false;
+	memcpy(&sin.sin_addr, end->addr, sizeof(sin.sin_addr));
+	memcpy(&sin6.sin6_addr, end->addr, sizeof(sin6.sin6_addr));
+	if (end->family == AF_INET)
+		err = bind(fd, (struct sockaddr *)&sin, sizeof(sin));
+	else
+		err = bind(fd, (struct sockaddr *)&sin6, sizeof(sin6));
+	close(fd);
+	return !err;
 }
 
 static const char * const state_names[] = {

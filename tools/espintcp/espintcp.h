@@ -109,6 +109,7 @@ const char *drop_name(unsigned int why);
 const char *end_string(const struct end *end, char *buf);
 const char *end_address(const struct end *end, char *buf);
 bool end_equal(const struct end *a, const struct end *b);
+bool end_is_local(const struct end *end);
 
 /* sa.c */
 int sas_get(struct sas *sas);

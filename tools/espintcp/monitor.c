@@ -133,13 +133,15 @@ static int destroy_cb(const struct nlmsghdr *nlh, void *data)
 
 /* ---------------------------------------------------------------- counters */
 
-/* Faults, and what connections do; not what moves with every frame. */
+/* Faults, and paths that move; not what moves with every frame, nor what is told
+ * as an event of its own.
+ */
 static bool counter_is_news(const char *name)
 {
 	static const char * const traffic[] = {
 		"EspTcpInIke", "EspTcpInEsp", "EspTcpInKeepalive",
-		"EspTcpOutIke", "EspTcpOutEsp", "EspTcpOutRenumbered",
-		"EspTcpOutAqmMark",
+		"EspTcpInGro", "EspTcpOutIke", "EspTcpOutEsp", "EspTcpOutGso",
+		"EspTcpOutRenumbered", "EspTcpOutAqmMark",
 		"EspTcpConnOpened", "EspTcpConnClosed",
 	};
 	size_t i;

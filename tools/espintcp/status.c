@@ -89,6 +89,39 @@ static size_t count_lonely(const struct view *view)
 	return n;
 }
 
+/* SAs that send on another connection than they name: the kernel says of each
+ * connection how many it carries, not which.
+ */
+static size_t count_moved(const struct view *view)
+{
+	size_t i, j, n = 0;
+
+	for (i = 0; i < view->conns.n; i++) {
+		const struct conn *conn = &view->conns.conn[i];
+		size_t named = 0;
+
+		for (j = 0; j < view->sas.n; j++)
+			named += sa_is_out(&view->sas.sa[j], conn);
+		if (conn->sas > named)
+			n += conn->sas - named;
+	}
+	return n;
+}
+
+/* SAs whose packets are dropped. What comes in needs no connection of its own. */
+static size_t count_dropping(const struct view *view)
+{
+	size_t i, n = 0, moved = count_moved(view);
+
+	for (i = 0; i < view->sas.n; i++) {
+		const struct sa *sa = &view->sas.sa[i];
+
+		n += !sa_has_conn(sa, &view->conns) &&
+		     (end_is_local(&sa->src) || !end_is_local(&sa->dst));
+	}
+	return n > moved ? n - moved : 0;
+}
+
 /* ---------------------------------------------------------------- for eyes */
 
 /* "12 (3456 octets)", and a rate where there is a last time */
@@ -167,7 +200,10 @@ static void print_lonely(const struct view *view)
 
 	if (!count_lonely(view))
 		return;
-	printf("SAs without a connection: what they send is dropped\n");
+	if (count_dropping(view))
+		printf("SAs without a connection: what they send is dropped\n");
+	else
+		printf("SAs that moved to another connection than they name\n");
 	for (i = 0; i < view->sas.n; i++) {
 		sa = &view->sas.sa[i];
 		if (!sa_has_conn(sa, &view->conns))
@@ -305,7 +341,7 @@ static void json_view(const struct view *view)
 		json_sa(&view->sas.sa[i], NULL);
 		comma = ",";
 	}
-	printf("]}\n");
+	printf("],\"sas_moved\":%zu}\n", count_moved(view));
 }
 
 /* ----------------------------------------------------------------- command */
@@ -318,7 +354,7 @@ static void usage(FILE *to)
 	      "  -i, --interval=SEC  again every SEC seconds, with rates\n"
 	      "  -c, --count=N       that often, then stop\n"
 	      "\n"
-	      "Exit status: 0 if there is a connection and none of the SAs is without,\n"
+	      "Exit status: 0 if there is a connection and no SA that sends is without,\n"
 	      "1 if not, 3 if the kernel did not tell.\n", to);
 }
 
@@ -402,5 +438,6 @@ int cmd_status(int argc, char **argv)
 		if (!opt.json)
 			putchar('\n');
 	}
-	return view.conns.n && !count_lonely(&view) ? EXIT_FINE : EXIT_NOT_FINE;
+	return view.conns.n && !count_dropping(&view) ? EXIT_FINE :
+							EXIT_NOT_FINE;
 }
