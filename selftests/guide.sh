@@ -68,7 +68,7 @@ firewall()
 	done
 }
 
-# daemon NAMESPACE EXAMPLE: started, the connection loaded
+# daemon NAMESPACE EXAMPLE: started; it loads what has auto=add, as ipsec.service does
 daemon()
 {
 	local dir=$PLUTO_DIR/$1
@@ -76,7 +76,7 @@ daemon()
 	pluto_setup "$1" || return
 	sed "s/vpn.example.com/$GATEWAY_IP/" "$EXAMPLES/$2" > "$dir/ipsec.conf"
 	cat $EXAMPLES/ipsec.secrets > "$dir/ipsec.secrets"
-	pluto_start "$1" && pluto_reload "$1" office
+	pluto_start "$1" && pluto_load_all "$1" && pluto_loaded "$1" office
 }
 
 daemons()
@@ -127,6 +127,11 @@ gone()
 	! ip -n "$1" xfrm state | grep -q .
 }
 
+test_udp_passes()
+{
+	firewall && office espinudp "dport 4500" && over
+}
+
 test_udp_blocked()
 {
 	firewall "udp dport { 500, 4500 } drop" "ip protocol esp drop" &&
@@ -143,6 +148,7 @@ test_web_only()
 
 make_hosts || ktap_skip_all "no hosts"
 check "the daemons start with the examples" daemons || ktap_finish
+check "nothing is blocked: UDP port 4500" test_udp_passes
 check "UDP and ESP are blocked: TCP port 4500" test_udp_blocked
 check "all but the Web is blocked: TCP port 443" test_web_only
 ktap_finish

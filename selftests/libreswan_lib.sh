@@ -144,6 +144,22 @@ pluto_reload()
 		>> "$PLUTO_DIR/$1/pluto.out" 2>&1
 }
 
+# pluto_load_all NAMESPACE: the connections that say so themselves, with auto=
+pluto_load_all()
+{
+	in_ns "$1" "$PLUTO_LIBEXEC/addconn" --autoall \
+		--config "$PLUTO_DIR/$1/ipsec.conf" \
+		--ctlsocket "$PLUTO_DIR/$1/run/pluto.ctl" \
+		>> "$PLUTO_DIR/$1/pluto.out" 2>&1
+}
+
+# pluto_loaded NAMESPACE NAME
+pluto_loaded()
+{
+	whack "$1" --status | grep -q "\"$2\"" ||
+		{ echo "$1 has no connection $2"; return 1; }
+}
+
 # pluto_drop NAMESPACE NAME: its SAs go, whether the peer hears of it or not.
 # libreswan 5's --terminate waits for the peer's answer, and whoever called it does:
 # for ever, when the connection is no more that the question went into.
