@@ -34,8 +34,11 @@ install: modules
 	$(MAKE) -C $(KDIR) M=$(CURDIR) INSTALL_MOD_PATH=$(PREFIX) modules_install
 	depmod -b $(PREFIX) $(RELEASE)
 
+# What DKMS has built is DKMS's.
 uninstall:
-	find $(PREFIX)/lib/modules/$(RELEASE)/ -name 'espintcp.ko*' -delete
+	$(if $(RELEASE),,$(error no headers of a kernel in $(KDIR); say KDIR=...))
+	find $(PREFIX)/lib/modules/$(RELEASE)/ -name 'espintcp.ko*' \
+		! -path '*/updates/dkms/*' -delete
 	depmod -b $(PREFIX) $(RELEASE)
 
 clean:
