@@ -103,6 +103,7 @@ check-packages: deps packages
 	@tools/package/check
 
 bench:
+	@$(VM)/deps --bench
 	tools/bench/run -m -n 2 -d Documentation/benchmark
 
 fuzz:

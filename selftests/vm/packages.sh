@@ -19,6 +19,12 @@ HOST_PACKAGES=(
 	virtme-ng xz-utils
 )
 
+# Building a kernel.
+KERNEL_PACKAGES=(bc bison flex libelf-dev libssl-dev)
+
+# What the benchmark calls, inside the VM.
+BENCH_PACKAGES=(python3-minimal sockperf)
+
 # Building for arm64 here, and the VM that runs it.
 ARM64_PACKAGES=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm)
 
