@@ -19,6 +19,8 @@ KDIR_GIVEN := $(if $(filter undefined file,$(origin KDIR)),,$(KDIR))
 BUILD_FLAGS := $(if $(KERNEL),--kernel $(KERNEL)) \
 	       $(if $(KDIR_GIVEN),--kdir $(KDIR_GIVEN)) \
 	       $(if $(ROOT),--root $(ROOT))
+LINT_FLAGS := $(if $(KERNEL),--kernel $(KERNEL)) \
+	      $(if $(KDIR_GIVEN),--kdir $(KDIR_GIVEN))
 VM_FLAGS := $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ROOT),--root $(ROOT)) \
 	    $(VMFLAGS)
 
@@ -81,7 +83,7 @@ demo: deps
 	@$(VM)/run $(VM_FLAGS) -- selftests/demo.sh
 
 lint: deps
-	@$(VM)/lint $(BUILD_FLAGS)
+	@$(VM)/lint $(LINT_FLAGS)
 
 checkpatch: deps
 	@$(VM)/lint --checkpatch
