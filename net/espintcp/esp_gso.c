@@ -327,7 +327,8 @@ static bool gso_reserve(struct gso_cut *cut, struct sk_buff *skb,
 /* The records of a segment should fill one segment of the outer connection, not
  * that and a bit of another: then each crosses the stacks of both ends once. What
  * the route allows is a little too much for that, by the records' overhead. A
- * socket whose segment passes here has its lock held by us.
+ * socket whose segment passes here has its lock held by us, but for segments that
+ * were held up on the way, with which the limit comes late.
  */
 static void gso_fit(const struct gso_cut *cut, struct sock *sk)
 {

@@ -165,10 +165,10 @@ static int output_on(struct espintcp_conn *conn, struct xfrm_state *x,
  *
  * xfrm_type.output. Context: process or softirq, no locks of this module; the
  * inner sender's socket lock may be held.
- * Return: -EINPROGRESS, and @skb is the queue's, when the frame is on its way.
- *	Everything else drops the packet, which XFRM frees: %NET_XMIT_DROP for
- *	a full queue, -ENOTCONN without a connection, -EMSGSIZE, -ELOOP,
- *	-ENOMEM, -EOVERFLOW, or what crypto says.
+ * Return: -EINPROGRESS when the frame is on its way, and @skb the queue's, or gone
+ *	with a signal to its sender. Everything else drops the packet, which XFRM
+ *	frees: %NET_XMIT_DROP for a full queue, -ENOTCONN without a connection,
+ *	-EMSGSIZE, -ELOOP, -ENOMEM, -EOVERFLOW, or what crypto says.
  */
 int espintcp_esp_output(struct xfrm_state *x, struct sk_buff *skb)
 {
