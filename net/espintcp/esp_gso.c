@@ -574,20 +574,18 @@ void espintcp_gso_allow(struct xfrm_state *x)
  * @x: the SA, complete, which a device has been given: from Linux 6.15 on XFRM
  *	takes such a request for encapsulated SAs as well, and would send bare ESP
  *
- * Context: process, XFRM's configuration mutex held.
+ * Packets may still be in the code of the offload type it had, which is held as long
+ * as the SA.
+ *
+ * Context: process, under RCU; takes xfrm_state.lock.
  */
 void espintcp_gso_keep_off(struct xfrm_state *x)
 {
-	const struct xfrm_type_offload *old;
-
 	spin_lock_bh(&x->lock);
-	old = x->type_offload;
-	__module_get(THIS_MODULE);
-	WRITE_ONCE(x->type_offload, &gso_type);
+	if (x->type_offload != &gso_type) {
+		espintcp_sa(x)->displaced = x->type_offload;
+		__module_get(THIS_MODULE);
+		WRITE_ONCE(x->type_offload, &gso_type);
+	}
 	spin_unlock_bh(&x->lock);
-
-	/* A packet may have found it. */
-	synchronize_net();
-	if (old)
-		module_put(old->owner);
 }

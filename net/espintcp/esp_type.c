@@ -179,6 +179,8 @@ static void type_destructor(struct xfrm_state *x)
 
 	espintcp_path_drop(x);
 	espintcp_request_free_cached(x);
+	if (espintcp_sa(x)->displaced)
+		module_put(espintcp_sa(x)->displaced->owner);
 	stock_of(x)->destructor(x);
 }
 

@@ -384,6 +384,8 @@ enum espintcp_dir {
  * @oseq: highest sequence number a frame was given (xfrm_state.lock)
  * @iseq: highest sequence number that was authentic; read and written lockless
  * @request: a crypto request kept for the next packet, or NULL
+ * @displaced: offload type that XFRM gave the SA and we took away, with its
+ *	module's reference, or NULL (xfrm_state.lock)
  * @mapped_addr: peer address last reported with XFRM_MSG_MAPPING
  *	(xfrm_state.lock, as is all that follows)
  * @mapped_port: and port
@@ -398,6 +400,7 @@ struct espintcp_sa {
 	u64 oseq;
 	u64 iseq;
 	struct espintcp_request *request;
+	const struct xfrm_type_offload *displaced;
 	xfrm_address_t mapped_addr;
 	__be16 mapped_port;
 	bool untold;

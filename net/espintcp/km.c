@@ -10,7 +10,7 @@
 
 #include "espintcp.h"
 
-/* Events of other kinds may come with x->lock held, or without an SA. */
+/* Under RCU. Events of other kinds may come with x->lock held, or without an SA. */
 static int km_notify(struct xfrm_state *x, const struct km_event *c)
 {
 	if (c->event != XFRM_MSG_NEWSA && c->event != XFRM_MSG_UPDSA)
