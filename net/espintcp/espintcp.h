@@ -180,6 +180,7 @@ struct espintcp_txq {
  *	Also set without the socket lock.
  * @more: the budget ran out, data is left in the socket's receive queue
  * @eof: the peer has finished and its last record was taken; read lockless
+ * @closed: the daemon wants no more of it: its own shutdown(); read lockless
  * @spare: stands in for a segment whose pages asynchronous crypto still reads
  * @iif: index of the interface that the last segment came in by of which it is
  *	known; not of those that TCP has made of others
@@ -195,6 +196,7 @@ struct espintcp_rx {
 	bool stopped;
 	bool more;
 	bool eof;
+	bool closed;
 	struct sk_buff *spare;
 	int iif;
 	u32 mark;

@@ -68,11 +68,14 @@ static bool ike_eof(const struct espintcp_conn *conn)
 	/* Pairs with rx_end_of_stream(): the last message is in the queue. */
 	if (smp_load_acquire(&conn->rx.eof))
 		return true;
-	/* Reset, or the daemon's own shutdown(); not a FIN, before which data may
-	 * have come that is still to be read, unless nobody will.
-	 */
+	if (READ_ONCE(conn->rx.closed))
+		return true;
+	/* Reset. After a FIN there may be data that is still to be read. */
+	if (inet_sk_state_load(sk) == TCP_CLOSE && !sock_flag(sk, SOCK_DONE))
+		return true;
+	/* Unless nobody will. */
 	return READ_ONCE(sk->sk_shutdown) & RCV_SHUTDOWN &&
-	       (!sock_flag(sk, SOCK_DONE) || READ_ONCE(conn->rx.stopped));
+	       READ_ONCE(conn->rx.stopped);
 }
 
 /* Takes the next message: NULL and @err 0 at EOF, -EAGAIN to wait. */

@@ -444,6 +444,8 @@ static void ulp_shutdown(struct sock *sk, int how)
 {
 	struct espintcp_conn *conn = espintcp_conn_of(sk);
 
+	if (how & RCV_SHUTDOWN)
+		WRITE_ONCE(conn->rx.closed, true);
 	if (how & SEND_SHUTDOWN) {
 		/* What was accepted goes out before the FIN. */
 		WRITE_ONCE(sk->sk_shutdown, sk->sk_shutdown & ~SEND_SHUTDOWN);
