@@ -26,6 +26,8 @@
 
 static const u8 prefix[PREFIX_SIZE] = { 'I', 'K', 'E', 'T', 'C', 'P' };
 
+/* Connections taken from TCP in one go. */
+#define PREFIX_TAKE_MAX		64
 /* How long a peer may take for it, ms. */
 #define PREFIX_TIMEOUT		10000
 #define PREFIX_TIMEOUT_MAX	(3600 * MSEC_PER_SEC)
@@ -386,12 +388,18 @@ static bool listener_make_room(struct prefix_listener *l)
 	return listener_has_room(l);
 }
 
+/* Some of those that TCP has: then other listeners have their turn. */
 static void listener_take(struct prefix_listener *l)
 {
+	unsigned int n = 0;
 	struct sock *sk;
 
 	while (!reqsk_queue_empty(&inet_csk(l->sk)->icsk_accept_queue) &&
 	       listener_make_room(l)) {
+		if (n++ == PREFIX_TAKE_MAX) {
+			listener_kick(l);
+			break;
+		}
 		sk = compat_accept(l->sk);
 		if (!sk)
 			break;
