@@ -89,23 +89,32 @@ static size_t count_lonely(const struct view *view)
 	return n;
 }
 
-/* SAs that send on another connection than they name: the kernel says of each
- * connection how many it carries, not which.
+/* SAs that send on a connection although they name none: the kernel says of each
+ * connection how many it carries, not which. More than name it have come from
+ * others, and fewer than name it, of those that ever sent, have gone to others.
  */
 static size_t count_moved(const struct view *view)
 {
-	size_t i, j, n = 0;
+	size_t i, j, come = 0, gone = 0;
 
 	for (i = 0; i < view->conns.n; i++) {
 		const struct conn *conn = &view->conns.conn[i];
-		size_t named = 0;
+		size_t named = 0, sent = 0;
 
-		for (j = 0; j < view->sas.n; j++)
-			named += sa_is_out(&view->sas.sa[j], conn);
+		for (j = 0; j < view->sas.n; j++) {
+			const struct sa *sa = &view->sas.sa[j];
+
+			if (!sa_is_out(sa, conn))
+				continue;
+			named++;
+			sent += sa->packets > 0;
+		}
 		if (conn->sas > named)
-			n += conn->sas - named;
+			come += conn->sas - named;
+		else if (conn->sas < sent)
+			gone += sent - conn->sas;
 	}
-	return n;
+	return come > gone ? come - gone : 0;
 }
 
 /* SAs whose packets are dropped. What comes in needs no connection of its own. */
