@@ -28,23 +28,6 @@ make_data()
 	dd if=/dev/urandom of="$TEST_DIR/data" bs=1024 count=512 2>/dev/null
 }
 
-# connections_of NS: inner ones that may still repeat something
-connections_of()
-{
-	in_ns "$1" ss -Htn state established state syn-sent state syn-recv \
-		state fin-wait-1 state fin-wait-2 state close-wait state last-ack \
-		state closing "sport = :7 or dport = :7"
-}
-
-connections_gone()
-{
-	local ns
-
-	for ns in "$NS_A" "$NS_B" ${NS_C-}; do
-		[ -z "$(connections_of "$ns")" ] || return
-	done
-}
-
 # fresh_sas MODE ALGO WORDS...: they have the SPIs and the keys of those of the last
 # test. What TCP still repeated of it would be in their windows.
 fresh_sas()
@@ -167,10 +150,12 @@ marked()
 # A connection whose packets a helper of connection tracking reads, one by one
 with_helper()
 {
+	local status=0
+
 	fresh_sas tunnel "$GCM" && save_counters &&
 	tcp_b "$IN_A" "$IN_B" && wait_for frames_agree && nothing_lost &&
-	expect "frames cut here" 0 "$(in_moved A EspTcpOutGso)" &&
-	in_ns "$NS_A" nft delete table ip helper
+	expect "frames cut here" 0 "$(in_moved A EspTcpOutGso)" || status=1
+	in_ns "$NS_A" nft delete table ip helper && return $status
 }
 
 set_helper()

@@ -355,6 +355,23 @@ window_of_b()
 		/bitmap-length/ { esn = 1 }' | sed 's/0x//g'
 }
 
+# connections_of NS: inner ones that may still repeat something
+connections_of()
+{
+	in_ns "$1" ss -Htn state established state syn-sent state syn-recv \
+		state fin-wait-1 state fin-wait-2 state close-wait state last-ack \
+		state closing "sport = :7 or dport = :7"
+}
+
+connections_gone()
+{
+	local ns
+
+	for ns in "$NS_A" "$NS_B" ${NS_C-}; do
+		[ -z "$(connections_of "$ns")" ] || return
+	done
+}
+
 ##############################################################################
 # Counters of both hosts, read without a process of their own
 
