@@ -9,6 +9,7 @@
  *
  * stdout, one event a line:
  *	listening PORT		(listener and UDP only)
+ *	waiting			(with -w, before the prefix)
  *	ready LOCAL-PORT PEER-PORT
  *	ike LENGTH		an IKE message came in
  *	sent LENGTH		an IKE message was accepted by the kernel
@@ -16,6 +17,7 @@
  *	error NAME		a call failed
  *
  * stdin, one command a line, and end of file is not a command:
+ *	go			(with -w) go on, with what has come meanwhile
  *	send LENGTH		send an IKE message of LENGTH octets
  *	shutdown		send nothing more
  *	close			close the socket
@@ -51,7 +53,7 @@
 #define MAX_MSG		65535
 
 static const char usage[] =
-	"usage: tcp_pair [-b] [-n] [-r] -l ADDR -p PORT\n"
+	"usage: tcp_pair [-b] [-n] [-r] [-w] -l ADDR -p PORT\n"
 	"       tcp_pair [-b] [-n] [-r] [-s PORT] -c ADDR -p PORT\n"
 	"       tcp_pair -u ADDR -p PORT\n"
 	"  -l ADDR  listen on ADDR for one connection\n"
@@ -61,7 +63,8 @@ static const char usage[] =
 	"  -s PORT  local port of a connecting socket\n"
 	"  -b       have the socket bypass the IPsec policies\n"
 	"  -n       plain TCP: no prefix, no ULP\n"
-	"  -r       reset the connection on close instead of a FIN\n";
+	"  -r       reset the connection on close instead of a FIN\n"
+	"  -w       read nothing before a command says so\n";
 
 struct options {
 	const char *addr;
@@ -72,6 +75,7 @@ struct options {
 	bool bypass;
 	bool plain;
 	bool reset;
+	bool wait;
 };
 
 static unsigned char msg[MAX_MSG];
@@ -223,6 +227,15 @@ static void attach_ulp(int fd, const struct options *opt)
 		err(1, "TCP_ULP espintcp");
 }
 
+static void wait_for_command(void)
+{
+	char line[64];
+
+	printf("waiting\n");
+	if (!fgets(line, sizeof(line), stdin))
+		errx(1, "no command");
+}
+
 static void send_ike(int fd, size_t len)
 {
 	size_t i;
@@ -334,7 +347,7 @@ static void parse_options(int argc, char **argv, struct options *opt)
 {
 	int c;
 
-	while ((c = getopt(argc, argv, "l:c:u:p:s:bnr")) != -1) {
+	while ((c = getopt(argc, argv, "l:c:u:p:s:bnrw")) != -1) {
 		switch (c) {
 		case 'l':
 		case 'c':
@@ -357,6 +370,9 @@ static void parse_options(int argc, char **argv, struct options *opt)
 			break;
 		case 'r':
 			opt->reset = true;
+			break;
+		case 'w':
+			opt->wait = true;
 			break;
 		default:
 			goto bad;
@@ -385,6 +401,8 @@ int main(int argc, char **argv)
 	fd = opt.listening ? accept_one(&opt) : connect_one(&opt);
 	if (opt.reset)
 		set_reset_on_close(fd);
+	if (opt.wait)
+		wait_for_command();
 	attach_ulp(fd, &opt);
 	printf("ready %d %d\n", local_port(fd), peer_port(fd));
 

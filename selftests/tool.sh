@@ -133,6 +133,13 @@ expect_monitored()
 	done
 }
 
+# Enough for some large segments, however small the first ones are
+make_data()
+{
+	dd if=/dev/urandom of="$TEST_DIR/data" bs=1024 count=512 2>/dev/null
+	ECHO_TIMEOUT=600
+}
+
 # Large packets moved counters, and were no event
 no_traffic_told()
 {
@@ -241,7 +248,7 @@ setup_hosts && outer 4 && inner 4 && flush_xfrm &&
 check "usage and its exit status" test_usage
 check "status: nothing there" test_nothing
 check "status: not allowed to know" test_no_privilege
-start_echo && connect_pair 4 || { ktap_fail "a connection"; exit 1; }
+start_echo && make_data && connect_pair 4 || { ktap_fail "a connection"; exit 1; }
 check "status: a connection and its SAs" test_status
 check "status: rates" test_rates
 check "status: JSON, again and again" test_json_lines
