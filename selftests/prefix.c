@@ -304,7 +304,7 @@ static int client_at(int fd, const int *clients, int n)
 	if (getpeername(fd, (struct sockaddr *)&peer, &len))
 		return -1;
 	for (i = 0; i < n; i++)
-		if (local_port(clients[i]) == ntohs(peer.sin6_port))
+		if (local_port(clients[i]) == peer.sin6_port)
 			return i;
 	return -1;
 }
