@@ -500,6 +500,10 @@ test_first_run()
 {
 	local words
 
+	if gcm_is_asynchronous; then
+		ktap_skip "an SA's first records in one segment" "crypto is asynchronous"
+		return
+	fi
 	host_c || return
 	check "a tunnel to an echo server" tunnel_up && start_echo || return
 	for words in "replay-window 100" "flag esn replay-window 100"; do

@@ -355,6 +355,12 @@ window_of_b()
 		/bitmap-length/ { esn = 1 }' | sed 's/0x//g'
 }
 
+# AES-GCM answers later, as long as pcrypt does it, and no records join
+gcm_is_asynchronous()
+{
+	grep -q "^driver.*: pcrypt(seqiv(rfc4106" /proc/crypto
+}
+
 # connections_of NS: inner ones that may still repeat something
 connections_of()
 {
