@@ -147,11 +147,11 @@ int espintcp_lookup_add(struct espintcp_conn *conn)
 {
 	int err = rhltable_insert(&conn_table, &conn->node, conn_params);
 
-	if (err || conn->accepted)
-		return err;
-	err = rhltable_insert(&peer_table, &conn->peer_node, peer_params);
-	if (err)
-		rhltable_remove(&conn_table, &conn->node, conn_params);
+	/* An SA may have it from here on, so that there is no way back: without
+	 * memory nobody finds it by its peer, and that is all.
+	 */
+	if (!err && !conn->accepted)
+		rhltable_insert(&peer_table, &conn->peer_node, peer_params);
 	return err;
 }
 
@@ -163,6 +163,7 @@ int espintcp_lookup_add(struct espintcp_conn *conn)
  */
 void espintcp_lookup_del(struct espintcp_conn *conn)
 {
+	/* Does nothing if it is not in there. */
 	if (!conn->accepted)
 		rhltable_remove(&peer_table, &conn->peer_node, peer_params);
 	rhltable_remove(&conn_table, &conn->node, conn_params);
