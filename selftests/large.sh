@@ -19,15 +19,6 @@ require_module
 TEST_LOG_DIR="" test_dir
 ktap_plan
 
-# Enough for some large segments, however small the first ones are; a slow machine
-# takes its time
-ECHO_TIMEOUT=600
-
-make_data()
-{
-	dd if=/dev/urandom of="$TEST_DIR/data" bs=1024 count=512 2>/dev/null
-}
-
 # fresh_sas MODE ALGO WORDS...: they have the SPIs and the keys of those of the last
 # test. What TCP still repeated of it would be in their windows.
 fresh_sas()
@@ -355,7 +346,7 @@ forwarded()
 
 setup_hosts || ktap_skip_all "no hosts"
 start_echo || ktap_skip_all "no echo server"
-make_data
+make_more_data
 
 for outer in 4 6; do
 	for inner in 4 6; do

@@ -433,8 +433,8 @@ sent_new()
 	[ "${SA_PACKETS[$SPI_NEW]:-0}" -ge "$1" ]
 }
 
-# stream_of_new FILE WORDS...: what A sends first with its new SA, which B does not know yet:
-# segments of a connection that the SA before it has set up
+# stream_of_new FILE WORDS...: what A sends first with its new SA, which B does not
+# know yet: segments of a connection that the SA before it has set up
 stream_of_new()
 {
 	local fifo=$TEST_DIR/fifo file=$1 fd pid
@@ -484,7 +484,8 @@ first_run()
 		2>/dev/null | tr -d ':\n')
 	mapfile -t numbers < <(grep -oE "$(printf '%08x' $SPI_NEW)000000.." \
 		<<< "$FRAME" | cut -c 9-)
-	[ ${#numbers[@]} -ge 9 ] && [ "${numbers[0]}" = 00000001 ] || { echo "A sent ${numbers[*]}"; return 1; }
+	[ ${#numbers[@]} -ge 9 ] && [ "${numbers[0]}" = 00000001 ] ||
+		{ echo "A sent ${numbers[*]}"; return 1; }
 	rekey "$NS_B" "$@" && save_counters && attacker_connect -w &&
 	attack "$FRAME" && victim_reads $((6 + ${#FRAME} / 2)) || return
 	wait_for all_marked "${numbers[@]}"

@@ -133,13 +133,6 @@ expect_monitored()
 	done
 }
 
-# Enough for some large segments, however small the first ones are
-make_data()
-{
-	dd if=/dev/urandom of="$TEST_DIR/data" bs=1024 count=512 2>/dev/null
-	ECHO_TIMEOUT=600
-}
-
 # Large packets moved counters, and were no event
 no_traffic_told()
 {
@@ -170,7 +163,8 @@ test_monitor()
 	disconnect_pair "$PAIR_A" "$PAIR_B"
 	expect_monitored "closed +$a -> $b"
 	ping_lost "$IN_A" "$IN_B" 1
-	expect_monitored "counter   EspTcpOutNoConn \+[0-9]" && no_traffic_told || return
+	expect_monitored "counter   EspTcpOutNoConn \+[0-9]" && no_traffic_told ||
+		return
 	ip -n "$NS_A" xfrm state delete src "$V4_A" dst "$V4_B" \
 		proto esp spi $SPI_AB &&
 	expect_monitored "SA gone   spi 0x00001001  to $V4_B" || return
@@ -249,7 +243,7 @@ setup_hosts && outer 4 && inner 4 && flush_xfrm &&
 check "usage and its exit status" test_usage
 check "status: nothing there" test_nothing
 check "status: not allowed to know" test_no_privilege
-start_echo && make_data && connect_pair 4 || { ktap_fail "a connection"; exit 1; }
+start_echo && make_more_data && connect_pair 4 || { ktap_fail "a connection"; exit 1; }
 check "status: a connection and its SAs" test_status
 check "status: rates" test_rates
 check "status: JSON, again and again" test_json_lines

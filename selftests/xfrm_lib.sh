@@ -283,6 +283,14 @@ start_echo()
 	wait_for echo_listens
 }
 
+# Enough for some large segments, however small the first ones are; a slow machine
+# takes its time
+make_more_data()
+{
+	ECHO_TIMEOUT=600
+	dd if=/dev/urandom of="$TEST_DIR/data" bs=1024 count=512 2>/dev/null
+}
+
 echo_listens()
 {
 	in_ns "$NS_B" ss -Hltn "sport = :7" | grep -q .
