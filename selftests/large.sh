@@ -181,19 +181,34 @@ turned_off()
 	in_ns "$NS_B" sysctl -qw net.espintcp.gro=1
 }
 
+# set_wmem MIN DEFAULT MAX: what a connection may have to send, octets
+set_wmem()
+{
+	local ns
+
+	for ns in "$NS_A" "$NS_B"; do
+		in_ns "$ns" sysctl -qw "net.ipv4.tcp_wmem=$*" || return
+	done
+}
+
 # Records of several connections, one after the other as they come. They may be
-# told to slow down, and a packet that is lost for that is sent again.
+# told to slow down, and a packet that is lost for that is sent again. All together
+# they have less to send than the queue takes, so that it is never full.
 several()
 {
-	local pids=() i pid status=0
+	local pids=() i pid status=0 wmem
 
-	fresh_sas tunnel "$GCM" replay-window 32 && save_counters || return
+	fresh_sas tunnel "$GCM" replay-window 32 && save_counters &&
+	wmem=$(in_ns "$NS_A" sysctl -n net.ipv4.tcp_wmem) &&
+	set_wmem 4096 16384 24576 || return
 	for i in 1 2 3 4; do
 		tcp_b "$IN_A" "$IN_B" & pids+=($!)
 	done
 	for pid in "${pids[@]}"; do
 		wait "$pid" || status=1
 	done
+	# shellcheck disable=SC2086 # three numbers
+	set_wmem $wmem || return
 	wait_for frames_agree && both_large &&
 		nothing_lost EspTcpOutAqmDrop EspTcpOutAqmMark &&
 		[ $status -eq 0 ]
