@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # The examples of the user's guide, as they stand, with nothing changed but the
-# gateway's name: a laptop behind a NAT, and firewalls that pass more or less.
+# gateway's name, and where UDP passes how long it is waited for: a laptop behind a
+# NAT, and firewalls that pass more or less.
 
 cd "$(dirname "$0")" || exit 1
 # shellcheck source=lib.sh
@@ -11,12 +12,14 @@ cd "$(dirname "$0")" || exit 1
 . ./libreswan_lib.sh
 
 EXAMPLES=../examples
+TOOLS=$PWD/../tools/espintcp
 
 require_root
-require_tools ip nft ping certutil
+require_tools certutil ip jq nft ping ss
 pluto_find || ktap_skip_all "no libreswan"
 require_module
 [ -d $EXAMPLES ] || ktap_skip_all "no examples"
+[ -x "$TOOLS/espintcp" ] || ktap_skip_all "no $TOOLS/espintcp"
 # A directory shared with a VM's host has no place for sockets
 TEST_LOG_DIR="" test_dir
 PLUTO_DIR=$TEST_DIR
@@ -68,20 +71,24 @@ firewall()
 	done
 }
 
-# daemon NAMESPACE EXAMPLE: started; it loads what has auto=add, as ipsec.service does
+# daemon NAMESPACE EXAMPLE [SED-SCRIPT]: started; it loads what has auto=add, as
+# ipsec.service does
 daemon()
 {
 	local dir=$PLUTO_DIR/$1
 
 	pluto_setup "$1" || return
-	sed "s/vpn.example.com/$GATEWAY_IP/" "$EXAMPLES/$2" > "$dir/ipsec.conf"
+	sed "s/vpn.example.com/$GATEWAY_IP/; ${3:-}" "$EXAMPLES/$2" \
+		> "$dir/ipsec.conf"
 	cat $EXAMPLES/ipsec.secrets > "$dir/ipsec.secrets"
 	pluto_start "$1" && pluto_load_all "$1" && pluto_loaded "$1" office
 }
 
+# An emulated machine that has more to do may take more than five seconds to answer
 daemons()
 {
-	daemon "$GATEWAY" gateway.conf && daemon "$LAPTOP" laptop.conf ||
+	daemon "$GATEWAY" gateway.conf &&
+	daemon "$LAPTOP" laptop.conf "s/timeout=5s/timeout=60s/" ||
 		show_logs
 }
 
@@ -135,7 +142,80 @@ test_udp_passes()
 test_udp_blocked()
 {
 	firewall "udp dport { 500, 4500 } drop" "ip protocol esp drop" &&
+	change_daemon "$LAPTOP" laptop.conf &&
 	office espintcp "dport 4500" && over
+}
+
+# fake_ipsec DIR: "ipsec auto --ACTION NAME", of the laptop's daemon and not the machine's
+fake_ipsec()
+{
+	local dir=$PLUTO_DIR/$LAPTOP
+
+	mkdir "$1" &&
+	cat > "$1/ipsec" <<-EOF &&
+	#!/bin/sh
+	case \$2 in
+	--add)	exec $PLUTO_LIBEXEC/addconn --config $dir/ipsec.conf \\
+			--ctlsocket $dir/run/pluto.ctl "\$3" ;;
+	--up)	set -- \$1 --initiate "\$3" ;;
+	esac
+	exec $PLUTO_LIBEXEC/whack --ctlsocket $dir/run/pluto.ctl \$2 --name "\$3"
+	EOF
+	chmod +x "$1/ipsec"
+}
+
+# The laptop's end of the TCP connection
+connection()
+{
+	in_ns "$LAPTOP" ss -Htn state established "dport = :4500" |
+		awk '{ print $3 }'
+}
+
+# connected_anew OLD: and the tunnel works
+connected_anew()
+{
+	local now
+
+	now=$(connection)
+	[ -n "$now" ] && [ "$now" != "$1" ] &&
+	in_ns "$LAPTOP" ping -q -n -I $LAPTOP_IN -c 1 -W 5 $GATEWAY_IN > /dev/null
+}
+
+# What systemd does for libreswan 4.10, which crashes when SAs go whose connection
+# went before
+gateway_lives()
+{
+	local pid
+
+	pid=$(pluto_pid "$GATEWAY")
+	if [ -n "$pid" ] && pluto_gone "$pid"; then
+		pluto_start_anew "$GATEWAY" office
+	fi
+}
+
+again_up()
+{
+	gateway_lives && connected_anew "$1"
+}
+
+test_reconnect()
+{
+	local old loop status
+
+	firewall "udp dport { 500, 4500 } drop" "ip protocol esp drop" &&
+	office espintcp "dport 4500" && fake_ipsec "$PLUTO_DIR/bin" || return
+	in_ns "$LAPTOP" env PATH="$PLUTO_DIR/bin:$TOOLS:$PATH" \
+		$EXAMPLES/reconnect office > "$PLUTO_DIR/reconnect.log" 2>&1 &
+	loop=$!
+	on_exit kill $loop
+	old=$(connection)
+	in_ns "$GATEWAY" ss -K "sport = :4500" > /dev/null
+	WAIT_TIMEOUT=180 wait_for again_up "$old"
+	status=$?
+	kill $loop
+	[ $status -ne 0 ] || { over; return; }
+	cat "$PLUTO_DIR/reconnect.log"
+	show_logs
 }
 
 test_web_only()
@@ -150,5 +230,6 @@ make_hosts || ktap_skip_all "no hosts"
 check "the daemons start with the examples" daemons || ktap_finish
 check "nothing is blocked: UDP port 4500" test_udp_passes
 check "UDP and ESP are blocked: TCP port 4500" test_udp_blocked
+check "the connection is lost: a new one" test_reconnect
 check "all but the Web is blocked: TCP port 443" test_web_only
 ktap_finish
