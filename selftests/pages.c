@@ -11,11 +11,14 @@
  */
 #include "kselftest_harness.h"
 
+#include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <netinet/ip.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
+#include <sys/wait.h>
 
 #include "espintcp_hosts.h"
 
@@ -354,6 +357,107 @@ TEST_F(pages, retransmitted)
 	ASSERT_TRUE(wait_for(!tcp_info(b->p.raw, &ti) && !ti.tcpi_unacked));
 	ASSERT_LT(0, check_segments(_metadata, b));
 	expect_untouched(_metadata, b);
+}
+
+/* Where in the stream the payload of each record can be changed. */
+static void find_payloads(const struct bench *b, size_t *at)
+{
+	size_t offset = 0;
+	int i;
+
+	for (i = 0; i < NR_RECORDS; i++) {
+		offset += b->want[offset] << 8 | b->want[offset + 1];
+		/* Before padding and ICV, behind all headers. */
+		at[i] = offset - 60;
+	}
+}
+
+/* A process that changes the records, and back, for as long as it lives. */
+static pid_t start_changes(const struct bench *b)
+{
+	volatile __u8 *map = mmap(NULL, b->len, PROT_READ | PROT_WRITE,
+				  MAP_SHARED, b->file, 0);
+	size_t at[NR_RECORDS];
+	pid_t pid;
+	int i = 0;
+
+	if (map == MAP_FAILED)
+		return -1;
+	find_payloads(b, at);
+	pid = fork();
+	while (!pid) {
+		map[at[i]] ^= 1;
+		i = (i + 1) % NR_RECORDS;
+	}
+	munmap((void *)map, b->len);
+	return pid;
+}
+
+static int stop_changes(const struct bench *b, pid_t pid)
+{
+	if (kill(pid, SIGKILL) || waitpid(pid, NULL, 0) != pid)
+		return -1;
+	return pwrite(b->file, b->want, b->len, 0) == (ssize_t)b->len ? 0 : -1;
+}
+
+/* On a connection of its own, until all was received or it was reset. */
+static void send_changing(struct __test_metadata *_metadata, struct bench *b)
+{
+	struct tcp_info ti;
+	off_t at = 0;
+
+	close(b->p.ulp);
+	close(b->p.raw);
+	ASSERT_EQ(0, connect_hosts(&b->p, b->ns_a, b->ns_b));
+	ASSERT_EQ(0, set_ulp(b->p.ulp, "espintcp"));
+	while (at < (off_t)b->len &&
+	       sendfile(b->p.raw, b->file, &at, b->len - at) > 0)
+		;
+	ASSERT_TRUE(wait_for(!tcp_info(b->p.raw, &ti) &&
+			     (ti.tcpi_state != BPF_TCP_ESTABLISHED ||
+			      !ti.tcpi_unacked)));
+}
+
+/* Decrypted packets that were captured: all are as they were sent. */
+static int check_inner(struct __test_metadata *_metadata, struct bench *b)
+{
+	static __u8 packet[65536 + 100], pattern[65536];
+	const __u8 *payload = packet + sizeof(struct iphdr) + 8;
+	const struct iphdr *ip = (struct iphdr *)packet;
+	ssize_t n, len;
+	int found = 0;
+
+	while ((n = recv(b->capture, packet, sizeof(packet), 0)) > 0) {
+		if (ip->protocol != IPPROTO_UDP)
+			continue;
+		len = ntohs(ip->tot_len) - sizeof(*ip) - 8;
+		fill_pattern(pattern, len, (len - 100) / 20);
+		ASSERT_EQ(0, memcmp(pattern, payload, len));
+		found++;
+	}
+	return found;
+}
+
+/*
+ * The file changes all the time: a record is authentic and what is delivered is
+ * what was authenticated, or it is neither. Needs two processors to fail.
+ */
+TEST_F(pages, changed_meanwhile)
+{
+	struct bench *b = &self->b;
+	pid_t pid = start_changes(b);
+	int i, found = 0;
+
+	ASSERT_LT(0, pid);
+	signal(SIGPIPE, SIG_IGN);
+	for (i = 0; i < 20; i++) {
+		send_changing(_metadata, b);
+		check_inner(_metadata, b);
+	}
+	ASSERT_EQ(0, stop_changes(b, pid));
+	send_changing(_metadata, b);
+	ASSERT_TRUE(wait_for((found += check_inner(_metadata, b)) >=
+			     NR_RECORDS));
 }
 
 TEST_HARNESS_MAIN

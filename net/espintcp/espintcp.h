@@ -436,6 +436,7 @@ struct espintcp_settings {
  * @offset: of the next octet
  * @end: of the octets there are
  * @budget: records that may be taken now
+ * @fixed: nobody writes to the octets while we read them, and we can
  * @piece: octets of @skb that lie in one piece
  * @piece_begin: number of the first of them
  * @piece_end: and of the first that is not
@@ -445,6 +446,7 @@ struct espintcp_rest {
 	unsigned int offset;
 	unsigned int end;
 	unsigned int budget;
+	bool fixed;
 	const u8 *piece;
 	unsigned int piece_begin;
 	unsigned int piece_end;
@@ -533,6 +535,7 @@ void espintcp_rx_count_esp(struct espintcp_conn *conn, unsigned int len);
 void espintcp_rx_stop(struct espintcp_conn *conn);
 
 /* rest.c */
+bool espintcp_rest_fixed(const struct sk_buff *segment);
 const u8 *espintcp_rest_piece(struct espintcp_rest *rest, unsigned int offset,
 			      unsigned int len);
 const u8 *espintcp_rest_octets(struct espintcp_rest *rest, unsigned int offset,

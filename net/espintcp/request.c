@@ -142,10 +142,11 @@ static void request_go_async(struct espintcp_request *er)
  * @assoclen: octets of AAD; of AAD and IV, which then are one piece of the
  *	source and have to be one of the destination, on return
  *
- * Fills in the source.
+ * Fills in the source. It is read twice, for the ICV and for the plaintext: whoever
+ * can write to it meanwhile would have us deliver what nobody authenticated.
  *
  * Context: BH disabled, lock of the outer socket held.
- * Return: 0 or a negative errno.
+ * Return: 0 or a negative errno: have it copied then.
  */
 int espintcp_request_from_segment(struct espintcp_request *er,
 				  struct espintcp_rest *rest,
@@ -158,6 +159,8 @@ int espintcp_request_from_segment(struct espintcp_request *er,
 	const u8 *octets;
 	int n;
 
+	if (!rest->fixed)
+		return -EFAULT;
 	/* Asynchronous crypto would need it, and cannot be told to wait. */
 	if (!rx->spare)
 		rx->spare = alloc_skb(0, GFP_ATOMIC);

@@ -45,6 +45,33 @@ static void rest_find(struct espintcp_rest *rest, unsigned int offset)
 	}
 }
 
+static bool rest_fixed_in(const struct sk_buff *skb)
+{
+	return !skb_has_shared_frag(skb) && skb_frags_readable(skb);
+}
+
+/**
+ * espintcp_rest_fixed - can a segment be read twice and be the same?
+ * @segment: the segment
+ *
+ * Its pages may be a file's that a process has mapped, or another process' own, when
+ * the sender is on this machine and had them sent without a copy.
+ *
+ * Context: the socket's receive path, socket lock held.
+ * Return: false if not, or if the processor cannot read it at all.
+ */
+bool espintcp_rest_fixed(const struct sk_buff *segment)
+{
+	const struct sk_buff *skb;
+
+	if (!rest_fixed_in(segment))
+		return false;
+	skb_walk_frags(segment, skb)
+		if (!rest_fixed_in(skb))
+			return false;
+	return true;
+}
+
 /**
  * espintcp_rest_piece - octets of a segment, if they lie in one piece
  * @rest: the segment

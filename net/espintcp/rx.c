@@ -483,6 +483,7 @@ static int rx_segment(read_descriptor_t *desc, struct sk_buff *segment,
 		.offset = offset,
 		.end = offset + len,
 		.budget = desc->count,
+		.fixed = espintcp_rest_fixed(segment),
 	};
 
 	while (rest.offset < rest.end && rest.budget) {

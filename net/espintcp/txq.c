@@ -595,8 +595,12 @@ static int txq_send_batch(struct espintcp_conn *conn, unsigned int max)
 		return 0;
 
 	n = txq_wire_pieces(txq, max, bvec, &octets);
+	/* A peer on this machine may read them in place: nobody writes to a frame
+	 * that is complete.
+	 */
 	return compat_tcp_send_pages(conn->sk, bvec, n, octets,
 				     MSG_DONTWAIT | MSG_NOSIGNAL |
+				     MSG_NO_SHARED_FRAGS |
 				     (more ? MSG_MORE : 0));
 }
 
