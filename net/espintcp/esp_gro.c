@@ -438,25 +438,26 @@ static void gro_late(struct gro_run *run, const struct gro_piece *piece,
 	struct espintcp_segment *seg = run->seg;
 	const struct espintcp_rest *rest = seg->rest;
 	unsigned int skip = run->clear + run->ivlen;
+	u64 seq = run->first + run->n + 1;
+	struct ip_esp_hdr *esph;
 	struct sk_buff *skb;
 	u8 *p;
 
 	skb = espintcp_rx_alloc_esp(seg->conn, rest->skb, len);
 	if (!skb)
 		return;
-	p = skb->data;
-	if (skb_copy_bits(rest->skb, rest->offset + ESPINTCP_LEN_SIZE, p,
-			  run->clear)) {
-		kfree_skb(skb);
-		return;
-	}
-	p += skip;
+	/* What it was decrypted with, whatever the stream has there now. */
+	esph = (struct ip_esp_hdr *)skb->data;
+	esph->spi = run->x->id.spi;
+	esph->seq_no = htonl(seq);
+	p = skb->data + skip;
 	memcpy(p, run->er->head, run->hdrlen);
 	memcpy(p + run->hdrlen, gro_piece_end(piece),
 	       len - skip - run->hdrlen - run->alen);
 	gro_take(run, len);
 	seg->late = skb;
 	seg->late_sa = run->x;
+	seg->late_seq = seq;
 }
 
 /* Returns whether the next record joined, and more may. */

@@ -178,6 +178,15 @@ static int input_decrypt(struct xfrm_state *x, struct sk_buff *skb,
 	return err;
 }
 
+/* It was decrypted by a number that came of the one before it. XFRM has made one of
+ * the window, which another processor may have moved far ahead in the meantime.
+ */
+static int input_plain(const struct xfrm_state *x, const struct sk_buff *skb,
+		       const struct espintcp_segment *seg)
+{
+	return seg->plain == x && seg->plain_seq == input_seq(skb) ? 0 : -EINVAL;
+}
+
 /**
  * espintcp_esp_input - decrypt a packet of a TCP-encapsulated SA
  * @x: the SA, held by @skb's secpath
@@ -205,10 +214,10 @@ int espintcp_esp_input(struct xfrm_state *x, struct sk_buff *skb)
 		return -EINVAL;
 	}
 
-	if (!seg->plain)
-		err = input_decrypt(x, skb, seg);
+	if (seg->plain)
+		err = input_plain(x, skb, seg);
 	else
-		err = seg->plain == x ? 0 : -EINVAL;
+		err = input_decrypt(x, skb, seg);
 	if (err == -EINPROGRESS)
 		return err;
 

@@ -462,9 +462,11 @@ struct espintcp_rest {
  * @rest: what comes after it; espintcp_esp_gro() may take from there
  * @known: XFRM found the SA and asked us to decrypt
  * @plain: SA that has decrypted it already, or NULL
+ * @plain_seq: by this number
  * @late: the record after those that became one packet, which has been decrypted
  *	and is to be delivered next, or NULL
  * @late_sa: SA that has decrypted @late, to be compared with
+ * @late_seq: by this number, likewise
  *
  * On the stack of the receive path, for the time of one xfrm_input() call.
  */
@@ -476,8 +478,10 @@ struct espintcp_segment {
 	struct espintcp_rest *rest;
 	bool known;
 	const struct xfrm_state *plain;
+	u64 plain_seq;
 	struct sk_buff *late;
 	const struct xfrm_state *late_sa;
+	u64 late_seq;
 };
 
 /**

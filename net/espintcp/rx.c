@@ -229,6 +229,7 @@ static void rx_deliver_esp(struct espintcp_conn *conn, struct sk_buff *skb,
 			.conn = conn,
 			.rest = seg->rest,
 			.plain = seg->late_sa,
+			.plain_seq = seg->late_seq,
 		};
 
 		skb = seg->late;
