@@ -516,7 +516,7 @@ void espintcp_conn_kick(struct espintcp_conn *conn);
 int espintcp_prefix_init(void);
 void espintcp_prefix_exit(void);
 int espintcp_prefix_send(struct sock *sk);
-int espintcp_prefix_listen(struct sock *sk);
+int espintcp_prefix_listen(struct sock *sk, const struct tcp_ulp_ops *ulp);
 void espintcp_prefix_clone(struct sock *newsk);
 void espintcp_prefix_release(struct sock *sk);
 

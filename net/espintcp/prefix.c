@@ -116,8 +116,7 @@ static void listener_kick(struct prefix_listener *l)
 }
 
 /* sk_data_ready of a listening socket: TCP has a connection for us. Or of a
- * socket that does not listen any more, or of a copy that conn_disown() has not
- * seen yet, on which nobody waits.
+ * socket that does not listen any more.
  */
 static void listener_data_ready(struct sock *sk)
 {
@@ -128,23 +127,9 @@ static void listener_data_ready(struct sock *sk)
 	/* Called without the socket lock. */
 	if (inet_sk_state_load(sk) == TCP_LISTEN)
 		listener_kick(l);
-	else if (l)
+	else
 		l->data_ready(sk);
 	rcu_read_unlock();
-}
-
-/* TCP copies the listening socket without its lock. A copy made while the ULP
- * was being set has some of what the listener has, and was not given to
- * espintcp_prefix_clone().
- */
-static void conn_disown(struct sock *sk, const struct prefix_listener *l)
-{
-	sock_owned_by_me(sk);
-
-	if (sk->sk_data_ready == listener_data_ready)
-		WRITE_ONCE(sk->sk_data_ready, l->data_ready);
-	if (listener_of(sk) == l)
-		rcu_assign_sk_user_data(sk, NULL);
 }
 
 /* sk_data_ready and sk_state_change of a connection that waits. */
@@ -161,19 +146,25 @@ static void conn_event(struct sock *sk)
 	spin_unlock_bh(&l->lock);
 }
 
-static void conn_hook(struct prefix_conn *pc)
+/* Returns false if someone else, sockmap for one, was faster. */
+static bool conn_hook(struct prefix_conn *pc)
 {
 	struct sock *sk = pc->sk;
+	bool ours;
 
 	sock_owned_by_me(sk);
 
 	write_lock_bh(&sk->sk_callback_lock);
-	pc->data_ready = sk->sk_data_ready;
-	pc->state_change = sk->sk_state_change;
-	rcu_assign_sk_user_data(sk, pc);
-	WRITE_ONCE(sk->sk_data_ready, conn_event);
-	WRITE_ONCE(sk->sk_state_change, conn_event);
+	ours = !rcu_access_pointer(__sk_user_data(sk));
+	if (ours) {
+		pc->data_ready = sk->sk_data_ready;
+		pc->state_change = sk->sk_state_change;
+		rcu_assign_sk_user_data(sk, pc);
+		WRITE_ONCE(sk->sk_data_ready, conn_event);
+		WRITE_ONCE(sk->sk_state_change, conn_event);
+	}
 	write_unlock_bh(&sk->sk_callback_lock);
+	return ours;
 }
 
 static void conn_unhook(struct prefix_conn *pc)
@@ -308,7 +299,7 @@ static bool conn_check(struct prefix_conn *pc)
 static void listener_add(struct prefix_listener *l, struct sock *sk)
 {
 	struct prefix_conn *pc = kzalloc(sizeof(*pc), GFP_KERNEL);
-	bool ours = false;
+	bool ours;
 
 	if (!pc) {
 		conn_reset(sk);
@@ -325,12 +316,7 @@ static void listener_add(struct prefix_listener *l, struct sock *sk)
 	spin_unlock_bh(&l->lock);
 
 	lock_sock(sk);
-	conn_disown(sk, l);
-	/* Someone else, sockmap for one, may have been faster. */
-	if (!READ_ONCE(sk->sk_user_data)) {
-		conn_hook(pc);
-		ours = true;
-	}
+	ours = conn_hook(pc);
 	release_sock(sk);
 	if (ours)
 		conn_check(pc);
@@ -449,6 +435,12 @@ static void listener_drop(struct list_head *conns, bool hooked)
 	}
 }
 
+static void listener_free(struct prefix_listener *l)
+{
+	espintcp_gone(ESPINTCP_OBJECT_LISTENER);
+	kfree_rcu(l, rcu);
+}
+
 static void listener_end(struct work_struct *work)
 {
 	struct prefix_listener *l = container_of(work, struct prefix_listener,
@@ -458,8 +450,7 @@ static void listener_end(struct work_struct *work)
 	listener_drop(&l->waiting, true);
 	listener_drop(&l->ready, false);
 	sock_put(l->sk);
-	espintcp_gone(ESPINTCP_OBJECT_LISTENER);
-	kfree_rcu(l, rcu);
+	listener_free(l);
 }
 
 static bool listener_listens(const struct prefix_listener *l)
@@ -616,29 +607,67 @@ static struct prefix_listener *listener_alloc(struct sock *sk)
 	return l;
 }
 
+/* Sockmap, which may come without the socket lock, keeps off sockets with a ULP.
+ * Returns 0 or -EBUSY when it was faster.
+ */
+static int listener_claim(struct prefix_listener *l,
+			  const struct tcp_ulp_ops *ulp)
+{
+	struct sock *sk = l->sk;
+	int err = -EBUSY;
+
+	write_lock_bh(&sk->sk_callback_lock);
+	if (!rcu_access_pointer(__sk_user_data(sk))) {
+		l->data_ready = sk->sk_data_ready;
+		WRITE_ONCE(inet_csk(sk)->icsk_ulp_ops, ulp);
+		err = 0;
+	}
+	write_unlock_bh(&sk->sk_callback_lock);
+	return err;
+}
+
+static void listener_hook(struct prefix_listener *l)
+{
+	struct sock *sk = l->sk;
+
+	write_lock_bh(&sk->sk_callback_lock);
+	WRITE_ONCE(sk->sk_data_ready, listener_data_ready);
+	/* Whoever calls our operations finds the listener set. */
+	smp_store_release(&sk->sk_socket->ops, &l->ops);
+	write_unlock_bh(&sk->sk_callback_lock);
+}
+
 /**
  * espintcp_prefix_listen - have a socket hand out only what began right
- * @sk: listens; nobody uses its sk_user_data
+ * @sk: listens
+ * @ulp: that is being set, with espintcp_prefix_clone()
+ *
+ * TCP makes connections of copies of the socket, under RCU but without its lock:
+ * a copy may have one of two values that are set here and not the other. With a
+ * grace period in between, one that has our callback has the listener, too, and
+ * one that has the listener is given to espintcp_prefix_clone().
  *
  * Context: process, socket lock held.
- * Return: 0 or -ENOMEM.
+ * Return: 0; -ENOMEM; -EBUSY when something else uses sk_user_data.
  */
-int espintcp_prefix_listen(struct sock *sk)
+int espintcp_prefix_listen(struct sock *sk, const struct tcp_ulp_ops *ulp)
 {
 	struct prefix_listener *l = listener_alloc(sk);
+	int err;
 
 	if (!l)
 		return -ENOMEM;
+	err = listener_claim(l, ulp);
+	if (err) {
+		listener_free(l);
+		return err;
+	}
 
 	sock_hold(sk);
-	write_lock_bh(&sk->sk_callback_lock);
-	l->data_ready = sk->sk_data_ready;
+	synchronize_rcu();
 	rcu_assign_sk_user_data(sk, l);
-	/* Whoever gets to our callback or operations finds the listener set. */
-	smp_store_release(&sk->sk_data_ready, listener_data_ready);
-	/* Likewise. */
-	smp_store_release(&sk->sk_socket->ops, &l->ops);
-	write_unlock_bh(&sk->sk_callback_lock);
+	synchronize_rcu();
+	listener_hook(l);
 
 	/* What came before us. */
 	listener_kick(l);
@@ -678,7 +707,7 @@ void espintcp_prefix_clone(struct sock *newsk)
 {
 	struct prefix_listener *l = listener_of(newsk);
 
-	/* Not there yet when this was copied: conn_disown() does the rest. */
+	/* Not there yet when this was copied: nor was our callback. */
 	if (l)
 		newsk->sk_data_ready = l->data_ready;
 	newsk->sk_user_data = NULL;

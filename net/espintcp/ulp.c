@@ -583,6 +583,8 @@ static struct tcp_ulp_ops espintcp_ulp_ops __read_mostly = {
 	.get_info_size = ulp_get_info_size,
 };
 
+static struct tcp_ulp_ops iketcp_ulp_ops;
+
 /* Likewise. */
 static int iketcp_init(struct sock *sk)
 {
@@ -594,7 +596,7 @@ static int iketcp_init(struct sock *sk)
 	if (err)
 		return err;
 	if (sk->sk_state == TCP_LISTEN)
-		return espintcp_prefix_listen(sk);
+		return espintcp_prefix_listen(sk, &iketcp_ulp_ops);
 	if (conn_was_accepted(sk))
 		return -EOPNOTSUPP;
 	err = ulp_family_of(sk);
