@@ -286,6 +286,33 @@ static void conn_set_markings(struct sock *sk)
 	WRITE_ONCE(sk->sk_txrehash, SOCK_TXREHASH_DISABLED);
 }
 
+/* Keeps sockmap, KCM and the like off: they may come without the socket lock.
+ * Returns 0 or -EBUSY when one was faster.
+ */
+static int conn_claim(struct espintcp_conn *conn, int family)
+{
+	struct sock *sk = conn->sk;
+	int err = -EBUSY;
+
+	write_lock_bh(&sk->sk_callback_lock);
+	if (!rcu_access_pointer(__sk_user_data(sk)) &&
+	    sk->sk_prot == ulp_family[family].base) {
+		rcu_assign_sk_user_data(sk, conn);
+		err = 0;
+	}
+	write_unlock_bh(&sk->sk_callback_lock);
+	return err;
+}
+
+static void conn_disclaim(struct espintcp_conn *conn)
+{
+	struct sock *sk = conn->sk;
+
+	write_lock_bh(&sk->sk_callback_lock);
+	rcu_assign_sk_user_data(sk, NULL);
+	write_unlock_bh(&sk->sk_callback_lock);
+}
+
 static void conn_install(struct espintcp_conn *conn, int family)
 {
 	struct sock *sk = conn->sk;
@@ -298,8 +325,6 @@ static void conn_install(struct espintcp_conn *conn, int family)
 	conn->state_change = sk->sk_state_change;
 
 	rcu_assign_pointer(inet_csk(sk)->icsk_ulp_data, conn);
-	/* Keeps sockmap, KCM and the like off. */
-	rcu_assign_sk_user_data(sk, conn);
 	WRITE_ONCE(sk->sk_data_ready, ulp_data_ready);
 	WRITE_ONCE(sk->sk_write_space, ulp_write_space);
 	WRITE_ONCE(sk->sk_state_change, ulp_state_change);
@@ -379,11 +404,12 @@ static int ulp_attach(struct sock *sk)
 	conn = conn_alloc(sk);
 	if (!conn)
 		return -ENOMEM;
+	err = conn_claim(conn, family);
+	if (err)
+		goto put;
 	err = espintcp_lookup_add(conn);
-	if (err) {
-		espintcp_conn_put(conn);
-		return err;
-	}
+	if (err)
+		goto disclaim;
 	conn_install(conn, family);
 	espintcp_count(conn->key.net, ESPINTCP_CNT_CONN_OPENED);
 
@@ -391,6 +417,12 @@ static int ulp_attach(struct sock *sk)
 	conn->rx.more = true;
 	conn->deferred = true;
 	return 0;
+
+disclaim:
+	conn_disclaim(conn);
+put:
+	espintcp_conn_put(conn);
+	return err;
 }
 
 /* Socket lock held: the last moment at which this is our socket. */
