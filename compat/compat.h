@@ -90,7 +90,6 @@ static inline void compat_prot_no_sendpage(struct proto *prot)
 static inline void compat_ops_no_sendpage(struct proto_ops *ops)
 {
 	ops->sendpage_locked = NULL;
-	ops->sendmsg_locked = NULL;
 }
 #endif
 
