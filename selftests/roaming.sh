@@ -9,7 +9,8 @@
 # lost, and how long it took, is printed.
 #
 # libreswan does not connect anew when it lost its connection: an administrator,
-# here the test, takes the tunnel down, and the next packet asks for it again.
+# here the test, takes the tunnel down, and the next packet, or the test, asks for it
+# again.
 
 cd "$(dirname "$0")" || exit 1
 # shellcheck source=lib.sh
