@@ -62,6 +62,13 @@ static inline int compat_tcp_send_pages(struct sock *sk, struct bio_vec *bvec,
 {
 	int sent = 0, ret;
 
+	/* Would have the pages copied by way of kmap(), which may sleep. */
+	if (!(sk->sk_route_caps & NETIF_F_SG)) {
+		struct msghdr msg = { .msg_flags = flags };
+
+		iov_iter_bvec(&msg.msg_iter, ITER_SOURCE, bvec, n, octets);
+		return tcp_sendmsg_locked(sk, &msg, octets);
+	}
 	for (; n; n--, bvec++) {
 		int more = n > 1 ? MSG_MORE | MSG_SENDPAGE_NOTLAST : 0;
 
@@ -90,6 +97,7 @@ static inline void compat_prot_no_sendpage(struct proto *prot)
 static inline void compat_ops_no_sendpage(struct proto_ops *ops)
 {
 	ops->sendpage_locked = NULL;
+	ops->sendmsg_locked = NULL;
 }
 #endif
 

@@ -17,6 +17,7 @@
 #include <netinet/ip.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/wait.h>
 
@@ -385,6 +386,8 @@ static pid_t start_changes(const struct bench *b)
 		return -1;
 	find_payloads(b, at);
 	pid = fork();
+	if (!pid)
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 	while (!pid) {
 		map[at[i]] ^= 1;
 		i = (i + 1) % NR_RECORDS;

@@ -607,8 +607,8 @@ static struct prefix_listener *listener_alloc(struct sock *sk)
 	return l;
 }
 
-/* Sockmap, which may come without the socket lock, keeps off sockets with a ULP.
- * Returns 0 or -EBUSY when it was faster.
+/* Sockmap and BPF's array of sockets may come without the socket lock. For now, no
+ * copy gets the pointer. Returns 0 or -EBUSY when one of them was faster.
  */
 static int listener_claim(struct prefix_listener *l,
 			  const struct tcp_ulp_ops *ulp)
@@ -619,6 +619,8 @@ static int listener_claim(struct prefix_listener *l,
 	write_lock_bh(&sk->sk_callback_lock);
 	if (!rcu_access_pointer(__sk_user_data(sk))) {
 		l->data_ready = sk->sk_data_ready;
+		__rcu_assign_sk_user_data_with_flags(sk, l,
+						     SK_USER_DATA_NOCOPY);
 		WRITE_ONCE(inet_csk(sk)->icsk_ulp_ops, ulp);
 		err = 0;
 	}

@@ -66,8 +66,9 @@ bool espintcp_rest_fixed(const struct sk_buff *segment)
 
 	if (!rest_fixed_in(segment))
 		return false;
+	/* What was a fragment of a fragment is not looked into. */
 	skb_walk_frags(segment, skb)
-		if (!rest_fixed_in(skb))
+		if (skb_has_frag_list(skb) || !rest_fixed_in(skb))
 			return false;
 	return true;
 }

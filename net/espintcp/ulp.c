@@ -362,17 +362,29 @@ static void conn_uninstall(struct espintcp_conn *conn)
 
 static void ulp_build(int family, const struct sock *sk);
 
+/* What a socket has that nobody has changed. Sockmap, which may come without the
+ * socket lock, gives its operations the same name.
+ */
+static void ulp_learn_v6(struct sock *sk)
+{
+	write_lock_bh(&sk->sk_callback_lock);
+	if (sk->sk_family == AF_INET6 &&
+	    !rcu_access_pointer(__sk_user_data(sk)) &&
+	    !strcmp(sk->sk_prot->name, "TCPv6"))
+		ulp_build(ULP_V6, sk);
+	write_unlock_bh(&sk->sk_callback_lock);
+}
+
 /* Which operations to use for a socket, -EBUSY if someone else changed its. */
-static int ulp_family_of(const struct sock *sk)
+static int ulp_family_of(struct sock *sk)
 {
 	int family = ULP_V4;
 
 	if (sk->sk_prot != &tcp_prot) {
 		family = ULP_V6;
 		mutex_lock(&ulp_family_lock);
-		if (!ulp_family[ULP_V6].base && sk->sk_family == AF_INET6 &&
-		    !strcmp(sk->sk_prot->name, "TCPv6"))
-			ulp_build(ULP_V6, sk);
+		if (!ulp_family[ULP_V6].base)
+			ulp_learn_v6(sk);
 		mutex_unlock(&ulp_family_lock);
 	}
 	return sk->sk_prot == ulp_family[family].base ? family : -EBUSY;
