@@ -376,8 +376,8 @@ static void find_payloads(const struct bench *b, size_t *at)
 /* A process that changes the records, and back, for as long as it lives. */
 static pid_t start_changes(const struct bench *b)
 {
-	volatile __u8 *map = mmap(NULL, b->len, PROT_READ | PROT_WRITE,
-				  MAP_SHARED, b->file, 0);
+	__u8 *map = mmap(NULL, b->len, PROT_READ | PROT_WRITE, MAP_SHARED,
+			 b->file, 0);
 	size_t at[NR_RECORDS];
 	pid_t pid;
 	int i = 0;
@@ -389,10 +389,10 @@ static pid_t start_changes(const struct bench *b)
 	if (!pid)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 	while (!pid) {
-		map[at[i]] ^= 1;
+		__atomic_fetch_xor(&map[at[i]], 1, __ATOMIC_RELAXED);
 		i = (i + 1) % NR_RECORDS;
 	}
-	munmap((void *)map, b->len);
+	munmap(map, b->len);
 	return pid;
 }
 
