@@ -657,6 +657,8 @@ int espintcp_prefix_listen(struct sock *sk, const struct tcp_ulp_ops *ulp)
 	struct prefix_listener *l = listener_alloc(sk);
 	int err;
 
+	sock_owned_by_me(sk);
+
 	if (!l)
 		return -ENOMEM;
 	err = listener_claim(l, ulp);

@@ -294,6 +294,8 @@ static int conn_claim(struct espintcp_conn *conn, int family)
 	struct sock *sk = conn->sk;
 	int err = -EBUSY;
 
+	sock_owned_by_me(sk);
+
 	write_lock_bh(&sk->sk_callback_lock);
 	if (!rcu_access_pointer(__sk_user_data(sk)) &&
 	    sk->sk_prot == ulp_family[family].base) {
