@@ -12,6 +12,8 @@
 #include <linux/errqueue.h>
 #include <linux/kcm.h>
 #include <linux/sockios.h>
+#include <netinet/ip.h>
+#include <netinet/ip_icmp.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
@@ -29,6 +31,9 @@
 #endif
 
 #define STREAM_MAX	(256 * 1024)
+/* Of the module: memory of received messages, messages to be sent */
+#define IKE_RCVBUF	(256 * 1024)
+#define IKE_FRAMES	1024
 
 FIXTURE(socket)
 {
@@ -1386,6 +1391,125 @@ TEST_F(socket, pollout_means_room)
 			       lens[i % ARRAY_SIZE(lens)], i);
 	EXPECT_EQ(POLLOUT, poll_wait(self->p.ulp, POLLOUT));
 	expect_alive(_metadata, &self->p);
+}
+
+/*
+ * Small messages take more memory than they have octets, and are bounded by their
+ * number, whatever SO_SNDBUF says. The large ones before them fill what TCP takes.
+ */
+TEST_F(socket, send_small_bounded)
+{
+	const int large = 200;
+	int n, i;
+
+	ASSERT_EQ(0, set_int(self->p.ulp, SOL_SOCKET, SO_SNDBUFFORCE, 32 << 20));
+	ASSERT_EQ(large, send_numbered(self->p.ulp, self->out, 16000, large,
+				       MSG_DONTWAIT));
+	n = send_numbered(self->p.ulp, self->out, 8, 20000, MSG_DONTWAIT);
+	EXPECT_EQ(EAGAIN, errno);
+	EXPECT_LT(IKE_FRAMES / 2, n);
+	EXPECT_GE(IKE_FRAMES, n);
+	EXPECT_EQ(0, poll_now(self->p.ulp, POLLOUT));
+
+	peer_reads_all(_metadata, self->p.raw, 16000, large);
+	for (i = 0; i < n; i++)
+		peer_reads_ike(_metadata, self->p.raw, 8, i);
+	EXPECT_EQ(POLLOUT, poll_wait(self->p.ulp, POLLOUT));
+	expect_alive(_metadata, &self->p);
+}
+
+static __u16 icmp_sum(const void *data, size_t len)
+{
+	const __u16 *p = data;
+	__u32 sum = 0;
+
+	for (; len; len -= 2)
+		sum += *p++;
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~(sum + (sum >> 16));
+}
+
+/* The sequence number of the next octet written, with nothing on the way. */
+static __u32 write_seq(int fd)
+{
+	socklen_t len = sizeof(__u32);
+	__u32 seq = 0;
+
+	set_int(fd, SOL_TCP, TCP_REPAIR, TCP_REPAIR_ON);
+	set_int(fd, SOL_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE);
+	getsockopt(fd, SOL_TCP, TCP_QUEUE_SEQ, &seq, &len);
+	set_int(fd, SOL_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
+	return seq;
+}
+
+/* A router says that @fd's segment at @seq did not find the peer's host. */
+static int host_unreachable(int fd, __u32 seq)
+{
+	struct sockaddr_in ours, peer;
+	struct {
+		struct icmphdr icmp;
+		struct iphdr ip;
+		__be16 sport;
+		__be16 dport;
+		__be32 seq;
+	} m = {
+		.icmp = { .type = ICMP_DEST_UNREACH, .code = ICMP_HOST_UNREACH },
+		.ip = { .version = 4, .ihl = 5, .protocol = IPPROTO_TCP,
+			.tot_len = htons(40) },
+		.seq = htonl(seq),
+	};
+	socklen_t len = sizeof(ours);
+	int raw, err;
+
+	if (getsockname(fd, (struct sockaddr *)&ours, &len) ||
+	    getpeername(fd, (struct sockaddr *)&peer, &len))
+		return -1;
+	m.ip.saddr = ours.sin_addr.s_addr;
+	m.ip.daddr = peer.sin_addr.s_addr;
+	m.sport = ours.sin_port;
+	m.dport = peer.sin_port;
+	m.icmp.checksum = icmp_sum(&m, sizeof(m));
+
+	raw = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
+	ours.sin_port = 0;
+	err = raw < 0 || sendto(raw, &m, sizeof(m), 0, (struct sockaddr *)&ours,
+				sizeof(ours)) != sizeof(m);
+	close(raw);
+	return err ? -1 : 0;
+}
+
+/* A daemon that asks for ICMP errors gets them, and the connection goes on. */
+TEST(icmp_error)
+{
+	const struct path path = { .family = AF_INET };
+	struct tcp_info before, after;
+	struct pair p;
+	__u32 seq;
+	int n, have;
+	__u8 c;
+
+	ASSERT_EQ(0, new_netns());
+	ASSERT_EQ(0, tcp_pair(&p, &path));
+	ASSERT_EQ(0, set_int(p.ulp, IPPROTO_IP, IP_RECVERR, 1));
+	ASSERT_EQ(0, set_ulp(p.ulp, "espintcp"));
+	seq = write_seq(p.ulp);
+	ASSERT_EQ(0, tcp_info(p.ulp, &before));
+
+	n = send_until_full(_metadata, p.ulp, 1400);
+	ASSERT_EQ(0, tcp_info(p.ulp, &after));
+	have = after.tcpi_bytes_acked - before.tcpi_bytes_acked;
+	ASSERT_EQ(0, host_unreachable(p.ulp, seq + have));
+	ASSERT_NE(0, POLLERR & poll_wait(p.ulp, 0));
+	/* With its window open again, more would be sent. */
+	have /= 1400 + HEADER_LEN;
+	peer_reads_all(_metadata, p.raw, 1400, have);
+
+	EXPECT_EQ(-1, recv(p.ulp, &c, 1, MSG_DONTWAIT));
+	EXPECT_EQ(EHOSTUNREACH, errno);
+	for (; have < n; have++)
+		peer_reads_ike(_metadata, p.raw, 1400, have);
+	EXPECT_EQ(0, counter("EspTcpOutClosed"));
+	expect_alive(_metadata, &p);
 }
 
 static long call_send(struct call *c)

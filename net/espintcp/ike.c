@@ -90,6 +90,9 @@ static struct sk_buff *ike_recv(struct espintcp_conn *conn, bool peek, int *err)
 	if (skb)
 		return skb;
 	*err = failed ? sock_error(conn->sk) : 0;
+	/* Sending may have waited for that. */
+	if (*err)
+		espintcp_conn_kick(conn);
 	if (!*err && !eof)
 		*err = -EAGAIN;
 	return NULL;
@@ -310,9 +313,9 @@ int espintcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t len)
 		espintcp_frame_free(skb);
 		kfree_skb(skb);
 		err = sk_stream_error(sk, msg->msg_flags, err);
-	} else {
-		espintcp_txq_push(conn);
 	}
+	/* Also what waited for an error to be read. */
+	espintcp_txq_push(conn);
 	release_sock(sk);
 	return err ?: len;
 }

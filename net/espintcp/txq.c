@@ -561,10 +561,11 @@ static void txq_wire_advance(struct espintcp_conn *conn, unsigned int octets)
 		espintcp_ike_wake_writer(conn);
 }
 
-static bool tcp_can_send(const struct sock *sk)
+/* For good. */
+static bool tcp_send_ended(const struct sock *sk)
 {
-	return !sk->sk_err && !(sk->sk_shutdown & SEND_SHUTDOWN) &&
-	       (1 << sk->sk_state) & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT);
+	return sk->sk_shutdown & SEND_SHUTDOWN ||
+	       !((1 << sk->sk_state) & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT));
 }
 
 /* Octets TCP is to be given now: the backlog stays here. */
@@ -614,6 +615,14 @@ static void txq_wait_for_tcp(struct espintcp_conn *conn)
 	if (tcp_rtx_and_write_queues_empty(sk))
 		schedule_delayed_work(&conn->retry, ESPINTCP_TX_RETRY);
 	schedule_delayed_work(&conn->stall, ESPINTCP_TX_STALL);
+}
+
+/* An ICMP error, if the daemon asked for those, is for the daemon to read, and no
+ * end: TCP would hand it to whoever sends next.
+ */
+static void txq_wait_for_daemon(struct espintcp_conn *conn)
+{
+	schedule_delayed_work(&conn->retry, ESPINTCP_TX_STALL);
 }
 
 /**
@@ -677,8 +686,12 @@ static void txq_push(struct espintcp_conn *conn, bool flush)
 		unsigned int room = flush ? ESPINTCP_TX_BATCH :
 					    txq_tcp_room(conn);
 
-		if (!tcp_can_send(sk)) {
+		if (tcp_send_ended(sk)) {
 			espintcp_txq_shut(conn);
+			break;
+		}
+		if (READ_ONCE(sk->sk_err)) {
+			txq_wait_for_daemon(conn);
 			break;
 		}
 		if (!room) {

@@ -50,7 +50,7 @@ void espintcp_conn_put(struct espintcp_conn *conn)
  * espintcp_conn_kick - have the tasklet go on
  * @conn: the connection
  *
- * Context: socket lock held.
+ * Context: socket lock held, or a system call on the socket.
  */
 void espintcp_conn_kick(struct espintcp_conn *conn)
 {
