@@ -136,7 +136,7 @@ static int output_on(struct espintcp_conn *conn, struct xfrm_state *x,
 		return -ELOOP;
 	}
 
-	err = espintcp_frame_alloc(skb, rec->len, GFP_ATOMIC);
+	err = espintcp_frame_alloc(conn, skb, rec->len, GFP_ATOMIC);
 	if (err) {
 		espintcp_drop(xs_net(x), conn, ESPINTCP_DROP_OUT_NO_MEM);
 		return err;

@@ -642,7 +642,8 @@ struct espintcp_settings *espintcp_settings(struct net *net);
 
 /* txq.c */
 void espintcp_txq_init(struct espintcp_txq *txq);
-int espintcp_frame_alloc(struct sk_buff *skb, unsigned int len, gfp_t gfp);
+int espintcp_frame_alloc(const struct espintcp_conn *conn, struct sk_buff *skb,
+			 unsigned int len, gfp_t gfp);
 unsigned int espintcp_frame_alloc_some(struct sk_buff *skb,
 				       unsigned int record_len, unsigned int n);
 void espintcp_frame_free(struct sk_buff *skb);

@@ -182,7 +182,8 @@ static bool ike_can_send(const struct sock *sk)
 }
 
 /* A frame with the message in it, or an error pointer. */
-static struct sk_buff *ike_frame(struct msghdr *msg, size_t len)
+static struct sk_buff *ike_frame(const struct espintcp_conn *conn,
+				 struct msghdr *msg, size_t len)
 {
 	unsigned int frame_len = ESPINTCP_LEN_SIZE + len;
 	struct sk_buff *skb;
@@ -192,7 +193,7 @@ static struct sk_buff *ike_frame(struct msghdr *msg, size_t len)
 	skb = alloc_skb(0, GFP_KERNEL);
 	if (!skb)
 		return ERR_PTR(-ENOMEM);
-	err = espintcp_frame_alloc(skb, frame_len, GFP_KERNEL);
+	err = espintcp_frame_alloc(conn, skb, frame_len, GFP_KERNEL);
 	if (err)
 		goto free_skb;
 
@@ -298,7 +299,7 @@ int espintcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t len)
 	if (!len)
 		return 0;
 
-	skb = ike_frame(msg, len);
+	skb = ike_frame(conn, msg, len);
 	if (IS_ERR(skb))
 		return PTR_ERR(skb);
 

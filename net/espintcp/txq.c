@@ -28,6 +28,15 @@
 #define ESPINTCP_TX_BATCH_NS	(200 * NSEC_PER_USEC)
 /* Smaller ones do not wait, octets. */
 #define ESPINTCP_TX_LARGE	1024
+/* Frames of ESP, and of IKE, that wait at most: small ones take more memory than
+ * they have octets.
+ */
+#define ESPINTCP_TX_ESP_FRAMES	4096
+#define ESPINTCP_TX_IKE_FRAMES	1024
+/* With so much waiting, octets, a small frame has a page of its own: one that
+ * waits long would keep the others' page from being freed.
+ */
+#define ESPINTCP_TX_BACKLOG	8192
 /* When memory ran out and no ACK will come to wake us. */
 #define ESPINTCP_TX_RETRY	(HZ / 50 + 1)
 /* How often a backlog is looked at, and how long a connection may stand still
@@ -35,8 +44,15 @@
  */
 #define ESPINTCP_TX_STALL	HZ
 
+static bool txq_has_backlog(const struct espintcp_txq *txq)
+{
+	return READ_ONCE(txq->esp_octets) + READ_ONCE(txq->ike_octets) >=
+	       ESPINTCP_TX_BACKLOG;
+}
+
 /**
  * espintcp_frame_alloc - memory for a frame
+ * @conn: the connection it is for
  * @skb: will stand for the frame, of one record; its cb is overwritten
  * @len: octets, length field included
  * @gfp: %GFP_KERNEL or %GFP_ATOMIC
@@ -44,16 +60,18 @@
  * Context: as @gfp says, no locks needed.
  * Return: 0 or -ENOMEM.
  */
-int espintcp_frame_alloc(struct sk_buff *skb, unsigned int len, gfp_t gfp)
+int espintcp_frame_alloc(const struct espintcp_conn *conn, struct sk_buff *skb,
+			 unsigned int len, gfp_t gfp)
 {
 	struct espintcp_frame *frame = espintcp_frame(skb);
+	bool alone = len > PAGE_SIZE || (len < ESPINTCP_TX_LARGE &&
+					 txq_has_backlog(&conn->txq));
 
 	memset(frame, 0, sizeof(*frame));
 	frame->len = len;
 	frame->records = 1;
 	frame->pending = 1;
-	if (len > PAGE_SIZE ||
-	    !espintcp_frag_get(len, &frame->page, &frame->offset))
+	if (alone || !espintcp_frag_get(len, &frame->page, &frame->offset))
 		frame->page = alloc_pages(gfp | __GFP_COMP | __GFP_NOWARN,
 					  get_order(len));
 	if (!frame->page)
@@ -148,7 +166,7 @@ static void txq_account(struct espintcp_txq *txq, struct sk_buff *skb, int sign)
  * espintcp_txq_ike_room - would an IKE message be taken?
  * @conn: the connection
  *
- * Whatever its size, as long as those before it stay below the limit; ESP
+ * Whatever its size, as long as those before it stay below the limits; ESP
  * waiting in the queue never keeps IKE out.
  *
  * Context: any.
@@ -157,7 +175,8 @@ bool espintcp_txq_ike_room(struct espintcp_conn *conn)
 {
 	struct espintcp_txq *txq = &conn->txq;
 
-	return READ_ONCE(txq->ike_octets) < READ_ONCE(txq->limit);
+	return READ_ONCE(txq->ike_octets) < READ_ONCE(txq->limit) &&
+	       skb_queue_len_lockless(&txq->ike) < ESPINTCP_TX_IKE_FRAMES;
 }
 
 /**
@@ -202,6 +221,13 @@ static bool txq_signal(struct espintcp_txq *txq, const struct xfrm_state *x,
 	return espintcp_frame(skb)->mark;
 }
 
+static bool txq_esp_room(const struct espintcp_txq *txq)
+	__must_hold(&txq->lock)
+{
+	return txq->esp_octets < READ_ONCE(txq->esp_limit) &&
+	       skb_queue_len(&txq->esp) < ESPINTCP_TX_ESP_FRAMES;
+}
+
 static void txq_add_esp(struct espintcp_conn *conn, struct sk_buff *skb)
 	__must_hold(&conn->txq.lock)
 {
@@ -221,7 +247,7 @@ static int txq_append_esp(struct espintcp_conn *conn, struct xfrm_state *x,
 	spin_lock(&txq->lock);
 	if (txq->shut)
 		err = -ENOTCONN;
-	else if (txq->esp_octets >= READ_ONCE(txq->esp_limit))
+	else if (!txq_esp_room(txq))
 		err = NET_XMIT_DROP;
 	else if (!txq_signal(txq, x, skb))
 		err = -ENOBUFS;
@@ -291,7 +317,7 @@ static bool txq_append_gso(struct espintcp_conn *conn, struct xfrm_state *x,
 	bool taken;
 
 	spin_lock(&txq->lock);
-	taken = !txq->shut && txq->esp_octets < READ_ONCE(txq->esp_limit) &&
+	taken = !txq->shut && txq_esp_room(txq) &&
 		espintcp_seq_take(x, gso->records, gso->octets, &gso->seq);
 	if (taken) {
 		txq_signal_gso(txq, gso);
