@@ -1983,6 +1983,19 @@ TEST_F(socket, close_delivers)
 	EXPECT_EQ(0, raw_read(p.raw, self->in, 1));
 }
 
+/* Whatever TCP is told to let wait. */
+TEST_F(socket, close_delivers_lowat)
+{
+	struct pair p;
+	int n = fill_slow_pair(_metadata, &p, &variant->path);
+
+	ASSERT_EQ(0, set_int(p.ulp, SOL_TCP, TCP_NOTSENT_LOWAT, 1));
+	ASSERT_EQ(0, close(p.ulp));
+	peer_reads_all(_metadata, p.raw, 700, n);
+	EXPECT_EQ(0, raw_read(p.raw, self->in, 1));
+	EXPECT_EQ(0, counter("EspTcpOutClosed"));
+}
+
 /* The same for what is left by a process that ends. */
 TEST_F(socket, exit_delivers)
 {

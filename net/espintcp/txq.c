@@ -705,8 +705,10 @@ static void txq_push(struct espintcp_conn *conn, bool flush)
 					   tcp_sk(sk)->mss_cache));
 	WRITE_ONCE(txq->limit, max_t(unsigned int, READ_ONCE(sk->sk_sndbuf),
 				     ESPINTCP_TX_LIMIT_MIN));
-	WRITE_ONCE(txq->esp_limit, max_t(unsigned int, espintcp_aqm_limit(conn),
-					 ESPINTCP_TX_LIMIT_MIN));
+	/* Before the end nothing joins. */
+	WRITE_ONCE(txq->esp_limit,
+		   flush ? 0 : max_t(unsigned int, espintcp_aqm_limit(conn),
+				     ESPINTCP_TX_LIMIT_MIN));
 
 	for (;;) {
 		unsigned int room = flush ? ESPINTCP_TX_BATCH :
@@ -755,19 +757,22 @@ void espintcp_txq_push(struct espintcp_conn *conn)
  * @conn: the connection
  *
  * Before a FIN: what send() accepted goes out before it, as on any TCP socket.
- * The memory is bounded by the queue's own limit.
+ * The memory is bounded by the queue's own limit. The caller shuts the queue then.
  *
  * Context: process, socket lock held.
  */
 void espintcp_txq_flush(struct espintcp_conn *conn)
 {
 	struct sock *sk = conn->sk;
+	u32 lowat = tcp_sk(sk)->notsent_lowat;
 	int sndbuf = sk->sk_sndbuf;
 
 	sock_owned_by_me(sk);
 
 	WRITE_ONCE(sk->sk_sndbuf, INT_MAX);
+	WRITE_ONCE(tcp_sk(sk)->notsent_lowat, UINT_MAX);
 	txq_push(conn, true);
+	WRITE_ONCE(tcp_sk(sk)->notsent_lowat, lowat);
 	WRITE_ONCE(sk->sk_sndbuf, sndbuf);
 }
 
