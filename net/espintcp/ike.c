@@ -7,6 +7,7 @@
  */
 #include <linux/poll.h>
 #include <linux/sched/signal.h>
+#include <linux/sizes.h>
 #include <net/tcp.h>
 
 #include "espintcp.h"
@@ -14,15 +15,29 @@
 /* MSG_BATCH comes from sendmmsg(); messages are not held back for others. */
 #define ESPINTCP_SEND_FLAGS	(MSG_DONTWAIT | MSG_NOSIGNAL | MSG_BATCH | \
 				 MSG_CMSG_COMPAT)
+/* Memory of messages that wait for the daemon unless it says otherwise, octets. */
+#define ESPINTCP_IKE_RCVBUF	SZ_256K
+
+/* SO_RCVBUF, but not what TCP makes of it by itself for a faster stream: no global
+ * bound knows of this memory.
+ */
+static unsigned int ike_rcvbuf(const struct sock *sk)
+{
+	unsigned int octets = READ_ONCE(sk->sk_rcvbuf);
+
+	if (sk->sk_userlocks & SOCK_RCVBUF_LOCK)
+		return octets;
+	return min_t(unsigned int, octets, ESPINTCP_IKE_RCVBUF);
+}
 
 /**
  * espintcp_ike_enqueue - a message for the daemon
  * @conn: the connection
  * @skb: the message, in memory of its own; consumed on success
  *
- * Bounded by SO_RCVBUF but not charged to the socket's receive memory, from
- * which TCP derives its window: a daemon that does not read must not hold up
- * ESP. One message is always taken.
+ * Bounded, but not charged to the socket's receive memory, from which TCP derives
+ * its window: a daemon that does not read must not hold up ESP. One message is
+ * always taken.
  *
  * Context: process or softirq, socket lock held.
  * Return: 0 or -ENOBUFS.
@@ -33,7 +48,7 @@ int espintcp_ike_enqueue(struct espintcp_conn *conn, struct sk_buff *skb)
 	int err = -ENOBUFS;
 
 	spin_lock_bh(&queue->lock);
-	if (conn->ike_truesize < READ_ONCE(conn->sk->sk_rcvbuf)) {
+	if (conn->ike_truesize < ike_rcvbuf(conn->sk)) {
 		conn->ike_truesize += skb->truesize;
 		__skb_queue_tail(queue, skb);
 		err = 0;
