@@ -290,6 +290,22 @@ static inline struct espintcp_conn *espintcp_conn_of(const struct sock *sk)
 }
 
 /**
+ * espintcp_conn_of_call - the connection of a socket, without its lock
+ * @sk: the socket
+ *
+ * Context: a system call on the socket which may run beside the setsockopt() that
+ *	set the ULP.
+ */
+static inline struct espintcp_conn *espintcp_conn_of_call(const struct sock *sk)
+{
+	/* Pairs with conn_install(): a call that found our operations, and came
+	 * here by no more than a branch, finds the connection too.
+	 */
+	smp_rmb();
+	return espintcp_conn_of(sk);
+}
+
+/**
  * espintcp_conn_usable - can frames be sent on a connection?
  * @conn: the connection
  *

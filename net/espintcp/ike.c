@@ -123,6 +123,8 @@ static int ike_recv_wait(struct espintcp_conn *conn, long *timeo)
 		return sock_intr_errno(*timeo);
 
 	add_wait_queue(sk_sleep(sk), &wait);
+	/* Pairs with wq_has_sleeper(): it sees us, or we see what it woke for. */
+	smp_mb();
 	if (skb_queue_empty_lockless(&conn->ike_queue) &&
 	    !READ_ONCE(sk->sk_err) && !ike_eof(conn))
 		*timeo = wait_woken(&wait, TASK_INTERRUPTIBLE, *timeo);
@@ -144,7 +146,7 @@ static int ike_recv_wait(struct espintcp_conn *conn, long *timeo)
 int espintcp_ike_recvmsg(struct sock *sk, struct msghdr *msg, size_t len,
 			 int flags)
 {
-	struct espintcp_conn *conn = espintcp_conn_of(sk);
+	struct espintcp_conn *conn = espintcp_conn_of_call(sk);
 	long timeo = sock_rcvtimeo(sk, flags & MSG_DONTWAIT);
 	struct sk_buff *skb;
 	int err, copied;
@@ -303,7 +305,7 @@ void espintcp_ike_wake_writer(struct espintcp_conn *conn)
  */
 int espintcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t len)
 {
-	struct espintcp_conn *conn = espintcp_conn_of(sk);
+	struct espintcp_conn *conn = espintcp_conn_of_call(sk);
 	struct sk_buff *skb;
 	int err;
 
@@ -351,7 +353,7 @@ __poll_t espintcp_poll(struct file *file, struct socket *sock,
 		       struct poll_table_struct *wait)
 {
 	struct sock *sk = sock->sk;
-	struct espintcp_conn *conn = espintcp_conn_of(sk);
+	struct espintcp_conn *conn = espintcp_conn_of_call(sk);
 	__poll_t mask = 0;
 	u8 shutdown;
 

@@ -535,7 +535,7 @@ static int ulp_outq(struct espintcp_conn *conn, bool unsent)
 
 static int ulp_ioctl_value(struct sock *sk, int cmd, int *value)
 {
-	struct espintcp_conn *conn = espintcp_conn_of(sk);
+	struct espintcp_conn *conn = espintcp_conn_of_call(sk);
 
 	switch (cmd) {
 	case SIOCINQ:
@@ -565,7 +565,7 @@ static int ulp_ioctl(struct sock *sk, int cmd, compat_ioctl_arg_t arg)
 static int ulp_recvmsg(COMPAT_RECVMSG_PARAMS)
 {
 	if (flags & MSG_ERRQUEUE)
-		return espintcp_conn_of(sk)->prot->recvmsg(COMPAT_RECVMSG_ARGS);
+		return espintcp_conn_of_call(sk)->prot->recvmsg(COMPAT_RECVMSG_ARGS);
 	return espintcp_ike_recvmsg(sk, msg, len, flags);
 }
 
