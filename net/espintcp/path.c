@@ -337,17 +337,15 @@ struct espintcp_conn *espintcp_path_get(struct xfrm_state *x)
  * not the SA has a replay window, nor is one that was only late.
  */
 static bool sa_is_newest(struct xfrm_state *x, u64 seq)
+	__must_hold(&x->lock)
 {
 	struct espintcp_sa *sa = espintcp_sa(x);
-	bool newest;
 
-	spin_lock_bh(&x->lock);
 	/* espintcp_path_heard() sets it without the lock. */
-	newest = seq > READ_ONCE(sa->iseq) && seq > espintcp_seq_top(x);
-	if (newest)
-		WRITE_ONCE(sa->iseq, seq);
-	spin_unlock_bh(&x->lock);
-	return newest;
+	if (seq <= READ_ONCE(sa->iseq) || seq <= espintcp_seq_top(x))
+		return false;
+	WRITE_ONCE(sa->iseq, seq);
+	return true;
 }
 
 /* Moves the path to the connection the peer speaks on, if it may. We never
@@ -374,50 +372,52 @@ static bool mapping_is(const struct espintcp_key *key,
 	       xfrm_addr_equal(&key->daddr, addr, key->family);
 }
 
-/* The peer is not where the SA's template says: tell the daemon, once for each
- * new place and at most once a second.
+/* The peer is at @key. If that is not where the SA's template says, is it time to
+ * tell the daemon? Once for each new place and at most once a second.
  */
-static void sa_tell_mapping(struct xfrm_state *x,
-			    const struct espintcp_key *key)
+static bool sa_mapping_due(struct xfrm_state *x, const struct espintcp_key *key)
+	__must_hold(&x->lock)
 {
 	struct espintcp_sa *sa = espintcp_sa(x);
-	xfrm_address_t addr = key->daddr;
 	bool tell, early;
 
-	if (mapping_is(key, &x->props.saddr, READ_ONCE(x->encap->encap_sport))) {
-		WRITE_ONCE(sa->untold, false);
-		return;
-	}
-
-	spin_lock_bh(&x->lock);
-	tell = !mapping_is(key, &sa->mapped_addr, sa->mapped_port);
+	tell = !mapping_is(key, &x->props.saddr,
+			   READ_ONCE(x->encap->encap_sport)) &&
+	       !mapping_is(key, &sa->mapped_addr, sa->mapped_port);
 	early = tell && sa->mapped_port &&
 		time_before(jiffies, sa->mapped_at + HZ);
-	if (tell && !early) {
-		sa->mapped_addr = addr;
-		sa->mapped_port = key->dport;
-		sa->mapped_at = jiffies;
-	}
 	/* The next packet on this connection tells. */
 	WRITE_ONCE(sa->untold, early);
-	spin_unlock_bh(&x->lock);
-
-	if (tell && !early)
-		km_new_mapping(x, &addr, key->dport);
+	if (!tell || early)
+		return false;
+	sa->mapped_addr = key->daddr;
+	sa->mapped_port = key->dport;
+	sa->mapped_at = jiffies;
+	return true;
 }
 
+/* In one step under the SA's lock: which packet is the newest, and what follows
+ * from it, else one that is not could have the last word on another CPU.
+ */
 static void path_heard_elsewhere(struct xfrm_state *x,
 				 struct espintcp_conn *conn, u64 seq)
 {
-	struct espintcp_path *path;
+	struct espintcp_path *path = path_of(x, ESPINTCP_IN);
+	xfrm_address_t addr = conn->key.daddr;
+	bool tell = false;
 
-	if (!sa_is_newest(x, seq))
-		return;
-	path = path_of(x, ESPINTCP_IN);
 	if (!path)
 		return;
-	path_follow(path, x, conn);
-	sa_tell_mapping(x, &conn->key);
+
+	spin_lock_bh(&x->lock);
+	if (sa_is_newest(x, seq)) {
+		path_follow(path, x, conn);
+		tell = sa_mapping_due(x, &conn->key);
+	}
+	spin_unlock_bh(&x->lock);
+
+	if (tell)
+		km_new_mapping(x, &addr, conn->key.dport);
 }
 
 /**
