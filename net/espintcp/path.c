@@ -26,12 +26,14 @@
  * @mark: of the SAs
  * @reqid: likewise
  * @if_id: likewise
+ * @mix: of the namespace, which an SA may outlive by a moment
  */
 struct espintcp_path_key {
 	struct espintcp_key conn;
 	struct xfrm_mark mark;
 	u32 reqid;
 	u32 if_id;
+	u32 mix;
 };
 
 /**
@@ -62,7 +64,7 @@ static u32 path_hash_key(const void *data, u32 len, u32 seed)
 	seed = jhash2((const u32 *)&key->conn.daddr,
 		      sizeof(key->conn.daddr) / sizeof(u32), seed);
 	return jhash_3words(ports, key->reqid ^ key->if_id ^ key->mark.v,
-			    net_hash_mix(key->conn.net), seed);
+			    key->mix, seed);
 }
 
 static u32 path_hash_path(const void *data, u32 len, u32 seed)
@@ -143,6 +145,7 @@ static void path_key_of_sa(struct xfrm_state *x, enum espintcp_dir dir,
 
 	memset(key, 0, sizeof(*key));
 	key->conn.net = xs_net(x);
+	key->mix = net_hash_mix(xs_net(x));
 	key->conn.family = x->props.family;
 	if (x->props.family == AF_INET) {
 		key->conn.saddr.a4 = ours->a4;
@@ -151,11 +154,15 @@ static void path_key_of_sa(struct xfrm_state *x, enum espintcp_dir dir,
 		key->conn.saddr = *ours;
 		key->conn.daddr = *peer;
 	}
-	key->conn.sport = sa_sport(x, dir);
-	key->conn.dport = sa_dport(x, dir);
 	key->mark = x->mark;
 	key->reqid = x->props.reqid;
+
+	/* XFRM_MSG_UPDSA writes these under the lock. */
+	spin_lock_bh(&x->lock);
+	key->conn.sport = sa_sport(x, dir);
+	key->conn.dport = sa_dport(x, dir);
 	key->if_id = READ_ONCE(x->if_id);
+	spin_unlock_bh(&x->lock);
 }
 
 /* XFRM_MSG_UPDSA changes these and no more. */
