@@ -10,7 +10,11 @@
 
 #include <linux/capability.h>
 #include <linux/espintcp.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
 #include <signal.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include "espintcp_util.h"
 
@@ -58,14 +62,14 @@ FIXTURE_TEARDOWN(prefix)
 	close(self->listener);
 }
 
-/* A connection to @listener, on which every write is a segment. */
-static int connect_to(int listener, int family)
+/* A connection, on which every write is a segment. */
+static int connect_port(in_port_t port, int family)
 {
 	int fd = tcp_socket(family, 0);
 	struct sockaddr_storage addr;
 	socklen_t len;
 
-	len = loopback_addr(&addr, family, false, local_port(listener));
+	len = loopback_addr(&addr, family, false, port);
 	if (fd < 0 || connect(fd, (struct sockaddr *)&addr, len) ||
 	    set_int(fd, SOL_TCP, TCP_NODELAY, 1) ||
 	    set_timeout(fd, SO_RCVTIMEO, WAIT_MS))
@@ -75,7 +79,7 @@ static int connect_to(int listener, int family)
 
 static int client_of(int listener, bool mapped, int family)
 {
-	return connect_to(listener, mapped ? AF_INET : family);
+	return connect_port(local_port(listener), mapped ? AF_INET : family);
 }
 
 #define new_client() \
@@ -292,6 +296,95 @@ TEST_F(prefix, silent_make_room)
 	fd = accept_one(self->listener);
 	ASSERT_LE(0, fd);
 	expect_messages(_metadata, fd, silent[1]);
+}
+
+/* Holds a socket's lock: an option is copied from a page that is not there yet. */
+struct holder {
+	int sock;
+	int uffd;
+	size_t page;
+	char *option;	/* four octets of it are there */
+	pthread_t thread;
+};
+
+#define OPTION_LEN	40
+
+static void *holder_set_option(void *arg)
+{
+	struct holder *h = arg;
+
+	setsockopt(h->sock, IPPROTO_IP, IP_OPTIONS, h->option, OPTION_LEN);
+	return NULL;
+}
+
+/* Returns 0 when the lock is held, 1 when this kernel cannot do it. */
+static int holder_begin(struct holder *h, int sock)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	char *mem;
+
+	h->sock = sock;
+	h->page = sysconf(_SC_PAGESIZE);
+	h->uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (h->uffd < 0)
+		return 1;
+	mem = mmap(NULL, 2 * h->page, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (mem == MAP_FAILED)
+		return -1;
+	h->option = mem + h->page - sizeof(int);
+	memset(h->option, 0, sizeof(int));
+	reg.range.start = (__u64)(mem + h->page);
+	reg.range.len = h->page;
+	if (ioctl(h->uffd, UFFDIO_API, &api) ||
+	    ioctl(h->uffd, UFFDIO_REGISTER, &reg) ||
+	    pthread_create(&h->thread, NULL, holder_set_option, h))
+		return -1;
+	return wait_for(is_readable(h->uffd)) ? 0 : -1;
+}
+
+static int holder_end(struct holder *h)
+{
+	struct uffdio_zeropage zero = {
+		.range.start = (__u64)(h->option + sizeof(int)),
+		.range.len = h->page,
+	};
+
+	if (ioctl(h->uffd, UFFDIO_ZEROPAGE, &zero))
+		return -1;
+	return pthread_join(h->thread, NULL);
+}
+
+/* Whoever holds a listener's lock holds up nobody but that listener. */
+TEST_F(prefix, lock_held)
+{
+	int family = variant->mapped ? AF_INET : variant->family;
+	in_port_t port = local_port(self->listener);
+	int fd, client, other, to_other;
+	struct holder h;
+
+	other = tcp_listen(variant->family, variant->mapped, 0);
+	ASSERT_LE(0, other);
+	ASSERT_EQ(0, set_ulp(other, "iketcp"));
+	if (holder_begin(&h, self->listener) == 1)
+		SKIP(return, "no userfaultfd in this kernel");
+
+	client = connect_port(port, family);
+	ASSERT_LE(0, client);
+	ASSERT_EQ(0, send_all(client, prefix, PREFIX_LEN));
+	to_other = connect_port(local_port(other), family);
+	ASSERT_LE(0, to_other);
+	ASSERT_EQ(0, send_all(to_other, prefix, PREFIX_LEN));
+	fd = accept_one(other);
+	EXPECT_LE(0, fd);
+
+	ASSERT_EQ(0, holder_end(&h));
+	ASSERT_LE(0, fd);
+	expect_messages(_metadata, fd, to_other);
+	fd = accept_one(self->listener);
+	ASSERT_LE(0, fd);
+	expect_messages(_metadata, fd, client);
 }
 
 /* Which of @n clients is at the other end? Who is ready first comes first. */

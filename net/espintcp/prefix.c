@@ -182,8 +182,7 @@ static void conn_unhook(struct prefix_conn *pc)
 
 static void conn_reset(struct sock *sk)
 {
-	sock_set_flag(sk, SOCK_LINGER);
-	sk->sk_lingertime = 0;
+	sock_no_linger(sk);
 	sk->sk_prot->close(sk, 0);
 }
 
@@ -393,17 +392,25 @@ static void listener_take(struct prefix_listener *l)
 	}
 }
 
+/* Unless an event has queued it for sooner. */
+static void listener_look_in(struct prefix_listener *l, unsigned long delay)
+{
+	spin_lock_bh(&l->lock);
+	if (!l->closed)
+		queue_delayed_work(prefix_wq, &l->work, delay);
+	spin_unlock_bh(&l->lock);
+}
+
 static void listener_expire(struct prefix_listener *l)
 {
 	unsigned long timeout = msecs_to_jiffies(READ_ONCE(l->timeout));
 	struct prefix_conn *pc;
 
 	while ((pc = listener_oldest(l))) {
-		unsigned long end = pc->since + timeout;
+		unsigned long now = jiffies, end = pc->since + timeout;
 
-		if (time_before(jiffies, end)) {
-			/* Unless an event has queued it for sooner. */
-			queue_delayed_work(prefix_wq, &l->work, end - jiffies);
+		if (time_before(now, end)) {
+			listener_look_in(l, end - now);
 			break;
 		}
 		conn_too_late(pc);
@@ -683,7 +690,8 @@ int espintcp_prefix_listen(struct sock *sk, const struct tcp_ulp_ops *ulp)
  * @sk: a connected socket without the ULP
  *
  * Context: process, socket lock held, does not wait.
- * Return: 0; -EAGAIN when the send buffer is full; another error of TCP's.
+ * Return: 0; -EAGAIN when the send buffer is full; -ECONNABORTED when TCP had
+ *	memory for a part only, and the connection is reset; another error of TCP's.
  */
 int espintcp_prefix_send(struct sock *sk)
 {
@@ -698,7 +706,10 @@ int espintcp_prefix_send(struct sock *sk)
 	n = tcp_sendmsg_locked(sk, &msg, PREFIX_SIZE);
 	if (n < 0)
 		return n;
-	return n == PREFIX_SIZE ? 0 : -EAGAIN;
+	if (n == PREFIX_SIZE)
+		return 0;
+	sk->sk_prot->disconnect(sk, 0);
+	return -ECONNABORTED;
 }
 
 /**
@@ -736,6 +747,8 @@ void espintcp_prefix_release(struct sock *sk)
 	spin_lock_bh(&l->lock);
 	l->closed = true;
 	spin_unlock_bh(&l->lock);
+	/* No timer is left that queues it when there is no queue any more. */
+	cancel_delayed_work(&l->work);
 	queue_work(prefix_wq, &l->end);
 }
 
@@ -747,7 +760,8 @@ void espintcp_prefix_release(struct sock *sk)
  */
 int espintcp_prefix_init(void)
 {
-	prefix_wq = alloc_ordered_workqueue("espintcp", 0);
+	/* A listener whose lock is held for long keeps no other waiting. */
+	prefix_wq = alloc_workqueue("espintcp", WQ_UNBOUND, 0);
 	return prefix_wq ? 0 : -ENOMEM;
 }
 
