@@ -662,7 +662,7 @@ static void txq_wait_for_daemon(struct espintcp_conn *conn)
  * connection, and TCP repeats nothing that still waits in its own host. The
  * frames stay, within the queue's limit, and leave when the path is back.
  *
- * Context: process, socket lock held.
+ * Context: softirq, socket lock held.
  */
 void espintcp_txq_check_stall(struct espintcp_conn *conn)
 {
@@ -671,7 +671,7 @@ void espintcp_txq_check_stall(struct espintcp_conn *conn)
 	bool stuck = acked == txq->acked;
 	struct sk_buff *skb;
 
-	sock_owned_by_me(conn->sk);
+	lockdep_assert(lockdep_sock_is_held(conn->sk));
 
 	txq->acked = acked;
 	spin_lock_bh(&txq->lock);

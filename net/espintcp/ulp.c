@@ -176,20 +176,24 @@ static void ulp_retry_work(struct work_struct *work)
 	struct espintcp_conn *conn = container_of(to_delayed_work(work),
 						  struct espintcp_conn, retry);
 
-	lock_sock(conn->sk);
-	espintcp_conn_run(conn);
-	release_sock(conn->sk);
+	tasklet_schedule(&conn->tasklet);
 }
 
+/* No work of the system's queue waits for a socket that a process holds. */
 static void ulp_stall_work(struct work_struct *work)
 {
 	struct espintcp_conn *conn = container_of(to_delayed_work(work),
 						  struct espintcp_conn, stall);
+	struct sock *sk = conn->sk;
 
-	lock_sock(conn->sk);
-	if (!conn->detached)
+	local_bh_disable();
+	bh_lock_sock(sk);
+	if (sock_owned_by_user(sk))
+		schedule_delayed_work(&conn->stall, HZ);
+	else if (!conn->detached)
 		espintcp_txq_check_stall(conn);
-	release_sock(conn->sk);
+	bh_unlock_sock(sk);
+	local_bh_enable();
 }
 
 static void conn_set_key(struct espintcp_conn *conn)
