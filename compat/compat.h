@@ -194,6 +194,16 @@ static inline bool skb_frags_readable(const struct sk_buff *skb)
 }
 #endif
 
+/* 6.12: several at once */
+#ifndef XFRM_ADD_STATS
+#ifdef CONFIG_XFRM_STATISTICS
+#define XFRM_ADD_STATS(net, field, val) \
+	SNMP_ADD_STATS((net)->mib.xfrm_statistics, field, val)
+#else
+#define XFRM_ADD_STATS(net, field, val)	((void)(net))
+#endif
+#endif
+
 /* 6.11: XFRM can send NAT keepalives by itself, for whatever encapsulation */
 #ifdef COMPAT_HAVE_NAT_KEEPALIVE
 static inline void compat_no_nat_keepalive(struct xfrm_state *x)

@@ -272,7 +272,7 @@ static void gro_abandoned(struct espintcp_request *er)
 	struct page *page = er->page;
 
 	espintcp_request_put(er);
-	kfree_skb(hold);
+	consume_skb(hold);
 	put_page(page);
 	xfrm_state_put(x);
 	espintcp_conn_put(conn);
@@ -555,8 +555,7 @@ static void gro_finish(struct gro_run *run)
 	gro_settle_pieces(run, joined);
 	if (!joined) {
 		/* As XFRM counts what is too late. */
-		SNMP_ADD_STATS(net->mib.xfrm_statistics,
-			       LINUX_MIB_XFRMINSTATESEQERROR, run->n);
+		XFRM_ADD_STATS(net, LINUX_MIB_XFRMINSTATESEQERROR, run->n);
 		return;
 	}
 	gro_set_headers(run);

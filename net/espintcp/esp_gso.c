@@ -103,7 +103,7 @@ static bool gso_sa_is_plain(const struct xfrm_state *x)
 {
 	return (x->props.mode == XFRM_MODE_TUNNEL ||
 		x->props.mode == XFRM_MODE_TRANSPORT) &&
-	       !x->tfcpad && !x->xso.dev;
+	       !x->tfcpad && !READ_ONCE(x->xso.dev);
 }
 
 /* Looks at @skb, without a word if it is not for us. */
@@ -337,7 +337,7 @@ static void gso_fit(const struct gso_cut *cut, struct sock *sk)
 
 	if (!sk || !sk_fullsock(sk) || sk->sk_protocol != IPPROTO_TCP)
 		return;
-	if (max && sk->sk_gso_max_size > max)
+	if (max && READ_ONCE(sk->sk_gso_max_size) > max)
 		WRITE_ONCE(sk->sk_gso_max_size, max);
 }
 

@@ -140,7 +140,7 @@ static void input_done(struct espintcp_request *er)
 	nexthdr = input_finish(er->x, skb, conn, er->err);
 	rcu_read_unlock();
 	espintcp_request_put(er);
-	kfree_skb(hold);
+	consume_skb(hold);
 	xfrm_input_resume(skb, nexthdr);
 	espintcp_conn_put(conn);
 }

@@ -17,7 +17,7 @@ static int km_notify(struct xfrm_state *x, const struct km_event *c)
 		return 0;
 	if (x->type->output != espintcp_esp_output)
 		return 0;
-	if (x->xso.dev)
+	if (READ_ONCE(x->xso.dev))
 		espintcp_gso_keep_off(x);
 	else
 		espintcp_gso_allow(x);

@@ -582,6 +582,6 @@ void espintcp_rx_stop(struct espintcp_conn *conn)
 
 	WRITE_ONCE(rx->stopped, true);
 	rx_discard(conn);
-	kfree_skb(rx->spare);
+	consume_skb(rx->spare);
 	rx->spare = NULL;
 }

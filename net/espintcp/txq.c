@@ -701,7 +701,7 @@ static void txq_push(struct espintcp_conn *conn, bool flush)
 		return;
 	txq->pushing = true;
 	espintcp_aqm_update(conn);
-	WRITE_ONCE(txq->segment, rounddown(sk->sk_gso_max_size,
+	WRITE_ONCE(txq->segment, rounddown(READ_ONCE(sk->sk_gso_max_size),
 					   tcp_sk(sk)->mss_cache));
 	WRITE_ONCE(txq->limit, max_t(unsigned int, READ_ONCE(sk->sk_sndbuf),
 				     ESPINTCP_TX_LIMIT_MIN));

@@ -302,7 +302,7 @@ static int conn_claim(struct espintcp_conn *conn, int family)
 
 	write_lock_bh(&sk->sk_callback_lock);
 	if (!rcu_access_pointer(__sk_user_data(sk)) &&
-	    sk->sk_prot == ulp_family[family].base) {
+	    sk->sk_prot == READ_ONCE(ulp_family[family].base)) {
 		rcu_assign_sk_user_data(sk, conn);
 		err = 0;
 	}
@@ -393,7 +393,8 @@ static int ulp_family_of(struct sock *sk)
 			ulp_learn_v6(sk);
 		mutex_unlock(&ulp_family_lock);
 	}
-	return sk->sk_prot == ulp_family[family].base ? family : -EBUSY;
+	return sk->sk_prot == READ_ONCE(ulp_family[family].base) ? family :
+								   -EBUSY;
 }
 
 static bool is_connected(const struct sock *sk)
@@ -422,6 +423,9 @@ static int ulp_attach(struct sock *sk)
 	conn = conn_alloc(sk);
 	if (!conn)
 		return -ENOMEM;
+	/* What came before us is taken when the system call lets the socket go. */
+	conn->rx.more = true;
+	conn->deferred = true;
 	err = conn_claim(conn, family);
 	if (err)
 		goto put;
@@ -430,10 +434,6 @@ static int ulp_attach(struct sock *sk)
 		goto disclaim;
 	conn_install(conn, family);
 	espintcp_count(conn->key.net, ESPINTCP_CNT_CONN_OPENED);
-
-	/* What came before us is taken when the system call lets the socket go. */
-	conn->rx.more = true;
-	conn->deferred = true;
 	return 0;
 
 disclaim:
@@ -600,7 +600,7 @@ static void ulp_build(int family, const struct sock *sk)
 	ops->read_skb = NULL;
 	compat_ops_no_sendpage(ops);
 
-	ulp_family[family].base = base;
+	WRITE_ONCE(ulp_family[family].base, base);
 }
 
 /* The name is for everyone, the rest for administrators. */
@@ -698,7 +698,7 @@ int espintcp_ulp_accept(struct sock *sk)
 	if (err)
 		return err;
 	__module_get(THIS_MODULE);
-	inet_csk(sk)->icsk_ulp_ops = &espintcp_ulp_ops;
+	WRITE_ONCE(inet_csk(sk)->icsk_ulp_ops, &espintcp_ulp_ops);
 	return 0;
 }
 
