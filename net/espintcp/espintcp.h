@@ -131,9 +131,9 @@ struct espintcp_aqm {
 
 /**
  * struct espintcp_txq - frames on their way to the socket
- * @lock: guards all but @limit, @esp_limit, @segment, @wire, @sent, @pushing and
- *	@acked. The destructors of inner packets may run under it: a sender is
- *	woken, or goes at last.
+ * @lock: guards all but @limit, @esp_limit, @segment and what follows @shut. The
+ *	destructors of inner packets may run under it: a sender is woken, or goes at
+ *	last.
  * @ike: IKE frames, sent before @esp
  * @esp: ESP frames in the order of their sequence numbers; those whose
  *	encryption still runs keep their place
@@ -150,6 +150,7 @@ struct espintcp_aqm {
  * @pushing: espintcp_txq_push() runs (socket lock)
  * @acked: octets the peer had acknowledged when the backlog was last looked at
  *	(socket lock)
+ * @stalled: nothing since the time before (socket lock; read lockless)
  */
 struct espintcp_txq {
 	spinlock_t lock;	/* see above */
@@ -168,6 +169,7 @@ struct espintcp_txq {
 	unsigned int sent;
 	bool pushing;
 	u64 acked;
+	bool stalled;
 };
 
 /**

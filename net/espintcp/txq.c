@@ -33,22 +33,12 @@
  */
 #define ESPINTCP_TX_ESP_FRAMES	4096
 #define ESPINTCP_TX_IKE_FRAMES	1024
-/* With so much waiting, octets, a small frame has a page of its own: one that
- * waits long would keep the others' page from being freed.
- */
-#define ESPINTCP_TX_BACKLOG	8192
 /* When memory ran out and no ACK will come to wake us. */
 #define ESPINTCP_TX_RETRY	(HZ / 50 + 1)
 /* How often a backlog is looked at, and how long a connection may stand still
  * until its senders are let go.
  */
 #define ESPINTCP_TX_STALL	HZ
-
-static bool txq_has_backlog(const struct espintcp_txq *txq)
-{
-	return READ_ONCE(txq->esp_octets) + READ_ONCE(txq->ike_octets) >=
-	       ESPINTCP_TX_BACKLOG;
-}
 
 /**
  * espintcp_frame_alloc - memory for a frame
@@ -64,8 +54,9 @@ int espintcp_frame_alloc(const struct espintcp_conn *conn, struct sk_buff *skb,
 			 unsigned int len, gfp_t gfp)
 {
 	struct espintcp_frame *frame = espintcp_frame(skb);
+	/* One that waits long would keep a page from being freed that it shares. */
 	bool alone = len > PAGE_SIZE || (len < ESPINTCP_TX_LARGE &&
-					 txq_has_backlog(&conn->txq));
+					 READ_ONCE(conn->txq.stalled));
 
 	memset(frame, 0, sizeof(*frame));
 	frame->len = len;
@@ -565,6 +556,8 @@ static void txq_wire_advance(struct espintcp_conn *conn, unsigned int octets)
 	}
 	if (skb_queue_empty(&done))
 		return;
+	if (unlikely(txq->stalled))
+		WRITE_ONCE(txq->stalled, false);
 
 	spin_lock_bh(&txq->lock);
 	skb_queue_walk(&done, skb) {
@@ -674,6 +667,7 @@ void espintcp_txq_check_stall(struct espintcp_conn *conn)
 	lockdep_assert(lockdep_sock_is_held(conn->sk));
 
 	txq->acked = acked;
+	WRITE_ONCE(txq->stalled, stuck);
 	spin_lock_bh(&txq->lock);
 	if (stuck) {
 		skb_queue_walk(&txq->wire, skb)
