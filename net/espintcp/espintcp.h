@@ -232,7 +232,8 @@ struct espintcp_rx {
  *	to be had, or had been held long enough
  * @abort: resets the connection, where sleeping is allowed
  * @abort_err: errno the daemon then sees, 0 before (txq.lock)
- * @retry: sends again after memory ran out with nothing in flight
+ * @retry: sends again after memory ran out with nothing in flight, or after an
+ *	error that the daemon had not read
  * @stall: looks after a backlog, whose senders may be waiting in vain
  * @prot: the socket's own, restored at detach
  * @ops: likewise

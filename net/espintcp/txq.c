@@ -642,6 +642,7 @@ static void txq_wait_for_tcp(struct espintcp_conn *conn)
 static void txq_wait_for_daemon(struct espintcp_conn *conn)
 {
 	schedule_delayed_work(&conn->retry, ESPINTCP_TX_STALL);
+	schedule_delayed_work(&conn->stall, ESPINTCP_TX_STALL);
 }
 
 /**
@@ -750,7 +751,8 @@ void espintcp_txq_push(struct espintcp_conn *conn)
  * espintcp_txq_flush - hand everything to TCP whatever its send buffer says
  * @conn: the connection
  *
- * Before a FIN: what send() accepted goes out before it, as on any TCP socket.
+ * Before a FIN: what send() accepted goes out before it, as on any TCP socket,
+ * whether or not the daemon has read an error.
  * The memory is bounded by the queue's own limit. The caller shuts the queue then.
  *
  * Context: process, socket lock held.
@@ -760,14 +762,20 @@ void espintcp_txq_flush(struct espintcp_conn *conn)
 	struct sock *sk = conn->sk;
 	u32 lowat = tcp_sk(sk)->notsent_lowat;
 	int sndbuf = sk->sk_sndbuf;
+	int err = 0;
 
 	sock_owned_by_me(sk);
 
+	/* Of a living connection: recv() and SO_ERROR take it without the lock. */
+	if (!tcp_send_ended(sk))
+		err = xchg(&sk->sk_err, 0);
 	WRITE_ONCE(sk->sk_sndbuf, INT_MAX);
 	WRITE_ONCE(tcp_sk(sk)->notsent_lowat, UINT_MAX);
 	txq_push(conn, true);
 	WRITE_ONCE(tcp_sk(sk)->notsent_lowat, lowat);
 	WRITE_ONCE(sk->sk_sndbuf, sndbuf);
+	if (err)
+		WRITE_ONCE(sk->sk_err, err);
 }
 
 /**
