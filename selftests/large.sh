@@ -91,9 +91,14 @@ sas_agree()
 # first that the SAs see.
 whole()
 {
+	local tries
+
 	save_counters
-	tcp_b "$1" "$2" && wait_for frames_agree && both_large &&
-		nothing_lost && sas_agree
+	for ((tries = 0; tries < 10; tries++)); do
+		tcp_b "$1" "$2" && wait_for frames_agree || return
+		both_large >/dev/null && break
+	done
+	both_large && nothing_lost && sas_agree
 }
 
 # large OUTER INNER MODE [WORDS...]

@@ -361,14 +361,16 @@ TEST_F(prefix, lock_held)
 {
 	int family = variant->mapped ? AF_INET : variant->family;
 	in_port_t port = local_port(self->listener);
-	int fd, client, other, to_other;
+	int fd, client, other, to_other, err;
 	struct holder h;
 
 	other = tcp_listen(variant->family, variant->mapped, 0);
 	ASSERT_LE(0, other);
 	ASSERT_EQ(0, set_ulp(other, "iketcp"));
-	if (holder_begin(&h, self->listener) == 1)
+	err = holder_begin(&h, self->listener);
+	if (err == 1)
 		SKIP(return, "no userfaultfd in this kernel");
+	ASSERT_EQ(0, err);
 
 	client = connect_port(port, family);
 	ASSERT_LE(0, client);

@@ -97,9 +97,7 @@ struct prefix_conn {
 	void (*state_change)(struct sock *sk);
 };
 
-/* In order: a listener's work and its end never run at the same time. Gone
- * before the module's text is.
- */
+/* Gone before the module's text is. */
 static struct workqueue_struct *prefix_wq;
 
 static struct prefix_listener *listener_of(const struct sock *sk)
@@ -373,7 +371,7 @@ static bool listener_make_room(struct prefix_listener *l)
 	return listener_has_room(l);
 }
 
-/* Some of those that TCP has: then other listeners have their turn. */
+/* Some of those that TCP has: then those that waited before have their turn. */
 static void listener_take(struct prefix_listener *l)
 {
 	unsigned int n = 0;
