@@ -101,6 +101,26 @@ whole()
 	both_large && nothing_lost && sas_agree
 }
 
+# unsignalled COMMAND...: where the machine is so slow that packets wait, one is lost
+# for their sender to slow down. Once more, then.
+unsignalled()
+{
+	local tries
+
+	for ((tries = 0; tries < 5; tries++)); do
+		"$@" && return
+		[ "$(in_moved A EspTcpOutAqmDrop)" -gt 0 ] ||
+			[ "$(in_moved B EspTcpOutAqmDrop)" -gt 0 ] || return
+	done
+	return 1
+}
+
+# whole_by_fresh_sas MODE ALGO WORDS...
+whole_by_fresh_sas()
+{
+	fresh_sas "$@" && whole "$IN_A" "$IN_B"
+}
+
 # large OUTER INNER MODE [WORDS...]
 large()
 {
@@ -108,8 +128,8 @@ large()
 
 	connect_pair "$1" && inner "$2" && shift 3 && flush_xfrm || return
 	[ "$mode" = tunnel ] || IN_A=$OUT_A IN_B=$OUT_B
-	set_policies "$mode" "$IN_A" "$IN_B" && fresh_sas "$mode" "$@" &&
-		whole "$IN_A" "$IN_B"
+	set_policies "$mode" "$IN_A" "$IN_B" &&
+		unsignalled whole_by_fresh_sas "$mode" "$@"
 }
 
 tunnel_down()
@@ -136,7 +156,7 @@ marked()
 	local size=$1 seq window
 
 	shift
-	fresh_sas tunnel "$GCM" "$@" && whole "$IN_A" "$IN_B" || return
+	unsignalled whole_by_fresh_sas tunnel "$GCM" "$@" || return
 	read -r seq window <<< "$(window_of_b)"
 	read_sas "$NS_B"
 	expect "last number" "${SA_PACKETS[$SPI_AB]}" $((16#$seq)) &&
@@ -388,14 +408,14 @@ check "all numbers are marked, legacy window of 32" \
 check "all numbers are marked, window of 128" marked 128 replay-window 128
 check "all numbers are marked, ESN, window of 40" \
 	marked 40 flag esn replay-window 40
-check "a window of 1" window_of_one
+check "a window of 1" unsignalled window_of_one
 if set_helper; then
 	check "with a conntrack helper" with_helper
 else
 	ktap_skip "with a conntrack helper" "no helpers"
 fi
 check "several connections" several
-check "net.espintcp.gro=0" turned_off
+check "net.espintcp.gro=0" unsignalled turned_off
 check "a host behind the gateway" setup_behind
 check "an echo server there" start_echo_behind
 check "what is forwarded is in packets again" forwarded
