@@ -367,6 +367,8 @@ in_order()
 
 # B cuts again what it has made large, into as many packets as there were, and cuts
 # for the tunnel what C sent. Not in this order, where two processors share the work.
+# A sum of 0 is sent as 0xffff by skb_checksum_help(), which tshark finds bad and no
+# receiver does.
 forwarded()
 {
 	local file=$TEST_DIR/lan.pcap
@@ -379,7 +381,8 @@ forwarded()
 	expect "packets that are too long or damaged" "" \
 		"$(tshark -r "$file" -o tcp.check_checksum:TRUE \
 			-o ip.check_checksum:TRUE -Y "frame.len > 1514 ||
-			tcp.checksum.status == 0 || ip.checksum.status == 0" \
+			(tcp.checksum.status == 0 && tcp.checksum != 0xffff) ||
+			ip.checksum.status == 0" \
 			2>/dev/null | head -n 3)" &&
 	in_order "$file"
 }
