@@ -1527,6 +1527,21 @@ TEST(icmp_error)
 	expect_alive(_metadata, &p);
 }
 
+/* What was accepted is delivered before the error is read, which stays. */
+TEST(icmp_error_then_shutdown)
+{
+	struct pair p;
+	int have, n = pair_with_error(_metadata, &p, &have);
+	__u8 c;
+
+	ASSERT_EQ(0, shutdown(p.ulp, SHUT_WR));
+	peer_reads_all(_metadata, p.raw, 1400, n);
+	EXPECT_EQ(0, raw_read(p.raw, &c, 1));
+	EXPECT_EQ(-1, recv(p.ulp, &c, 1, MSG_DONTWAIT));
+	EXPECT_EQ(EHOSTUNREACH, errno);
+	EXPECT_EQ(0, counter("EspTcpOutClosed"));
+}
+
 /* What was accepted is delivered, whether or not the daemon looks at errors. */
 TEST(icmp_error_then_close)
 {

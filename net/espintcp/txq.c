@@ -774,8 +774,11 @@ void espintcp_txq_flush(struct espintcp_conn *conn)
 	txq_push(conn, true);
 	WRITE_ONCE(tcp_sk(sk)->notsent_lowat, lowat);
 	WRITE_ONCE(sk->sk_sndbuf, sndbuf);
-	if (err)
+	if (err) {
 		WRITE_ONCE(sk->sk_err, err);
+		/* Whoever waits for it may have looked meanwhile. */
+		sk_error_report(sk);
+	}
 }
 
 /**
