@@ -361,6 +361,11 @@ static inline u8 *espintcp_frame_data(struct sk_buff *skb)
 	return (u8 *)page_address(frame->page) + frame->offset;
 }
 
+/* How often a backlog is looked at, and how long a connection may stand still
+ * until its senders are let go.
+ */
+#define ESPINTCP_TX_STALL	HZ
+
 /* Of a large segment; what does not fit that many is left to XFRM to cut. */
 #define ESPINTCP_GSO_FRAMES	5
 

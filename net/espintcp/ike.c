@@ -25,6 +25,7 @@ static unsigned int ike_rcvbuf(const struct sock *sk)
 {
 	unsigned int octets = READ_ONCE(sk->sk_rcvbuf);
 
+	lockdep_assert(lockdep_sock_is_held(sk));
 	if (sk->sk_userlocks & SOCK_RCVBUF_LOCK)
 		return octets;
 	return min_t(unsigned int, octets, ESPINTCP_IKE_RCVBUF);

@@ -348,6 +348,7 @@ static bool sa_is_newest(struct xfrm_state *x, u64 seq)
 {
 	struct espintcp_sa *sa = espintcp_sa(x);
 
+	lockdep_assert_held(&x->lock);
 	/* espintcp_path_heard() sets it without the lock. */
 	if (seq <= READ_ONCE(sa->iseq) || seq <= espintcp_seq_top(x))
 		return false;
@@ -388,6 +389,7 @@ static bool sa_mapping_due(struct xfrm_state *x, const struct espintcp_key *key)
 	struct espintcp_sa *sa = espintcp_sa(x);
 	bool tell, early;
 
+	lockdep_assert_held(&x->lock);
 	tell = !mapping_is(key, &x->props.saddr,
 			   READ_ONCE(x->encap->encap_sport)) &&
 	       !mapping_is(key, &sa->mapped_addr, sa->mapped_port);

@@ -35,11 +35,6 @@
 #define ESPINTCP_TX_IKE_FRAMES	1024
 /* When memory ran out and no ACK will come to wake us. */
 #define ESPINTCP_TX_RETRY	(HZ / 50 + 1)
-/* How often a backlog is looked at, and how long a connection may stand still
- * until its senders are let go.
- */
-#define ESPINTCP_TX_STALL	HZ
-
 /**
  * espintcp_frame_alloc - memory for a frame
  * @conn: the connection it is for
@@ -215,6 +210,7 @@ static bool txq_signal(struct espintcp_txq *txq, const struct xfrm_state *x,
 static bool txq_esp_room(const struct espintcp_txq *txq)
 	__must_hold(&txq->lock)
 {
+	lockdep_assert_held(&txq->lock);
 	return txq->esp_octets < READ_ONCE(txq->esp_limit) &&
 	       skb_queue_len(&txq->esp) < ESPINTCP_TX_ESP_FRAMES;
 }
@@ -656,7 +652,7 @@ static void txq_wait_for_daemon(struct espintcp_conn *conn)
  * connection, and TCP repeats nothing that still waits in its own host. The
  * frames stay, within the queue's limit, and leave when the path is back.
  *
- * Context: softirq, socket lock held.
+ * Context: BH disabled, socket spinlock held and no process owns the socket.
  */
 void espintcp_txq_check_stall(struct espintcp_conn *conn)
 {

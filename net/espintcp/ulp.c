@@ -189,7 +189,7 @@ static void ulp_stall_work(struct work_struct *work)
 	local_bh_disable();
 	bh_lock_sock(sk);
 	if (sock_owned_by_user(sk))
-		schedule_delayed_work(&conn->stall, HZ);
+		schedule_delayed_work(&conn->stall, ESPINTCP_TX_STALL);
 	else if (!conn->detached)
 		espintcp_txq_check_stall(conn);
 	bh_unlock_sock(sk);
