@@ -19,26 +19,6 @@ TEST_LOG_DIR="" test_dir
 ktap_plan
 
 ##############################################################################
-# What must hold after any traffic
-
-# only_esp_moved [FRAMES]: ESP frames, as many out here as in there and as the
-# SAs say, FRAMES in each direction, and no other counter
-only_esp_moved()
-{
-	local ab ba
-
-	wait_for frames_agree || echo "frames are missing"
-	read_sas "$NS_A"
-	ab=${SA_PACKETS[$SPI_AB]} ba=${SA_PACKETS[$SPI_BA]}
-	read_sas "$NS_B"
-	expect "packets of A's SA in B" "$ab" "${SA_PACKETS[$SPI_AB]}" &&
-	expect "packets of B's SA in B" "$ba" "${SA_PACKETS[$SPI_BA]}" || return
-	[ $# -eq 0 ] || expect "packets each way" "$1 $1" "$ab $ba" || return
-	expect_moved A "EspTcpInEsp +$ba EspTcpOutEsp +$ab" &&
-	expect_moved B "EspTcpInEsp +$ab EspTcpOutEsp +$ba"
-}
-
-##############################################################################
 # Every algorithm, mode and family
 
 # A packet that does not fit is cut before or after ESP, as mode and family will
@@ -316,11 +296,6 @@ test_more()
 
 ##############################################################################
 # The wire
-
-# All but ARP, neighbour discovery and multicast listener reports, which have an
-# extension header before their ICMPv6
-NOT_ND="not arp and not (ip6 and (ip6[6] = 0 or
-	(ip6[6] = 58 and ip6[40] >= 133 and ip6[40] <= 136)))"
 
 only_tcp_on_wire()
 {

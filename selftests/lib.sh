@@ -349,6 +349,12 @@ counters_moved()
 # The marker that ends a capture: a broadcast to the discard port.
 readonly CAPTURE_MARKER="udp dst port 9 and dst host 255.255.255.255"
 
+# All but what belongs to the link: ARP, neighbour discovery and multicast listener
+# reports, which have an extension header before their ICMPv6
+# shellcheck disable=SC2034 # for those who source this
+readonly NOT_ND="not arp and not (ip6 and (ip6[6] = 0 or
+	(ip6[6] = 58 and ip6[40] >= 133 and ip6[40] <= 136)))"
+
 # capture_start NS DEV FILE [FILTER]: returns once it captures
 capture_start()
 {

@@ -63,10 +63,6 @@ watch_start()
 	capture_start "$ROUTER" east "$TEST_DIR/wire.pcap"
 }
 
-# Neighbour discovery and multicast listener reports belong to the link
-readonly NOT_ND="not arp and not (ip6 and (ip6[6] = 0 or
-	(ip6[6] = 58 and ip6[40] >= 133 and ip6[40] <= 136)))"
-
 watch_stop()
 {
 	local others

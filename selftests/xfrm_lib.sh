@@ -488,6 +488,23 @@ expect_moved()
 	expect "$1's counters" "$2" "$MOVED"
 }
 
+# only_esp_moved [FRAMES]: ESP frames, as many out here as in there and as the
+# SAs say, FRAMES in each direction, and no other counter
+only_esp_moved()
+{
+	local ab ba
+
+	wait_for frames_agree || echo "frames are missing"
+	read_sas "$NS_A"
+	ab=${SA_PACKETS[$SPI_AB]} ba=${SA_PACKETS[$SPI_BA]}
+	read_sas "$NS_B"
+	expect "packets of A's SA in B" "$ab" "${SA_PACKETS[$SPI_AB]}" &&
+	expect "packets of B's SA in B" "$ba" "${SA_PACKETS[$SPI_BA]}" || return
+	[ $# -eq 0 ] || expect "packets each way" "$1 $1" "$ab $ba" || return
+	expect_moved A "EspTcpInEsp +$ba EspTcpOutEsp +$ab" &&
+	expect_moved B "EspTcpInEsp +$ab EspTcpOutEsp +$ba"
+}
+
 ##############################################################################
 # The module
 
