@@ -64,13 +64,28 @@ forget_leaks()
 	echo clear >$kmemleak
 }
 
+# To a file: the log takes no line longer than a kilobyte, nor many at once
 report_leaks()
 {
 	[ -e $kmemleak ] || return 0
+	if ! echo scan >$kmemleak; then
+		echo "# kmemleak has given up"
+		return 1
+	fi
 	scan_twice
 	sleep 6
 	echo scan >$kmemleak
-	cat $kmemleak >/dev/kmsg
+	cat $kmemleak >"$VM_OUT/kmemleak"
+	[ ! -s "$VM_OUT/kmemleak" ] || head -n 60 "$VM_OUT/kmemleak"
+}
+
+# Lockdep does after its first report, and when its tables are full
+watches_locks()
+{
+	[ -e /proc/lockdep_stats ] || return 0
+	grep -q 'debug_locks: *1' /proc/lockdep_stats && return
+	echo "# lockdep has given up"
+	return 1
 }
 
 # A kernel that finds data races does so when told to. What it finds while it
@@ -124,7 +139,8 @@ find_races
 run_command 2>&1
 status=$?
 take_census || [ $status -ne 0 ] || status=1
-report_leaks
+watches_locks || [ $status -ne 0 ] || status=1
+report_leaks || [ $status -ne 0 ] || status=1
 dmesg >"$VM_OUT/dmesg.log"
 publish tainted "$(cat /proc/sys/kernel/tainted)"
 publish status $status
