@@ -249,6 +249,67 @@ device_packets()
 	in_ns "$1" cat "/sys/class/net/ipsec7/statistics/$2_packets"
 }
 
+# Records whose length is about what buffers, pages and segments are made for, up to
+# the longest there is, and a packet that makes a longer one
+record_lengths()
+{
+	local about size sizes=()
+
+	for about in 4096 8192 16384 32768 65460; do
+		for ((size = about - 80; size <= about + 8; size += 8)); do
+			sizes+=($size)
+		done
+	done
+	new_sas tunnel "$1" && save_counters &&
+	ping_b "$IN_A" "$IN_B" 1 "${sizes[@]}" &&
+	only_esp_moved ${#sizes[@]} || return
+	save_counters
+	ping_lost "$IN_A" "$IN_B" 1 65500
+	expect_moved A "EspTcpOutTooBig +1 XfrmOutStateProtoError +1" &&
+	expect_moved B ""
+}
+
+# The SAs have a mark that no packet on the wire has: the device adds it. What
+# comes twice is still of an SA there is, and no reason to reset the connection.
+vti()
+{
+	local sas="mark 7 replay-window 32"
+
+	flush_xfrm
+	in_ns "$NS_B" sysctl -qw net.espintcp.unknown_limit=4 &&
+	set_policies tunnel 0.0.0.0/0 0.0.0.0/0 mark 7 &&
+	new_sas tunnel "$GCM" $sas && save_counters &&
+	vti_device "$NS_A" "$OUT_A" "$OUT_B" 10.8.0.1/24 &&
+	vti_device "$NS_B" "$OUT_B" "$OUT_A" 10.8.0.2/24 &&
+	ping_b 10.8.0.1 10.8.0.2 8 56 && only_esp_moved 8 &&
+	tcp_b 10.8.0.1 10.8.0.2 && only_esp_moved || return
+
+	ip -n "$NS_A" xfrm state delete src "$OUT_A" dst "$OUT_B" proto esp \
+		spi $SPI_AB mark 7 &&
+	grep "src $OUT_A" "$TEST_DIR/batch" | ip -n "$NS_A" -batch - || return
+	save_counters
+	ping_lost 10.8.0.1 10.8.0.2 6
+	wait_for frames_agree
+	expect_moved A "EspTcpOutEsp +6" &&
+	expect_moved B "EspTcpInEsp +6 XfrmInStateSeqError +6" || return
+	# They take what has no mark as well
+	ip -n "$NS_A" link delete vti7 && ip -n "$NS_B" link delete vti7
+}
+
+vti_device()
+{
+	ip -n "$1" link add vti7 type vti local "$2" remote "$3" key 7 &&
+	in_ns "$1" sysctl -qw net.ipv6.conf.vti7.disable_ipv6=1 &&
+	ip -n "$1" link set vti7 up &&
+	ip -n "$1" addr add "$4" dev vti7
+}
+
+have_vti()
+{
+	ip -n "$NS_A" link add vti0 type vti local 192.0.2.77 2>/dev/null &&
+	ip -n "$NS_A" link delete vti0
+}
+
 packet_limit()
 {
 	new_sas tunnel "$GCM" limit packet-hard 3 && save_counters &&
@@ -287,10 +348,17 @@ test_more()
 {
 	tunnel_up || { ktap_fail "a connection"; return; }
 	check "one frame a packet" frame_per_packet
+	check "records around powers of two" record_lengths "$GCM"
+	check "the same in blocks" record_lengths "${ALGO[cbc-sha256]}"
 	check "TFC padding" tfc
 	check "lifetime counters move as those of plain ESP" lifetimes_as_plain
 	check "an SA of three packets" packet_limit
 	check "XFRM interface" xfrm_interface
+	if have_vti; then
+		check "VTI" vti
+	else
+		ktap_skip "VTI" "no ip_vti"
+	fi
 	tunnel_down
 }
 

@@ -315,10 +315,10 @@ ping_b()
 	in_a "$script"
 }
 
-# ping_lost SRC DST COUNT: none may come back in time
+# ping_lost SRC DST COUNT [SIZE]: none may come back in time
 ping_lost()
 {
-	in_a "ping -q -n -I $1 -c $3 -i 0.01 -W 0.2 $2 >&2; [ \$? -eq 1 ]"
+	in_a "ping -q -n -I $1 -c $3 -i 0.01 -W 0.2 -s ${4:-56} $2 >&2; [ \$? -eq 1 ]"
 }
 
 # tcp_command SRC DST: what comes back must be what was sent. socat waits so long

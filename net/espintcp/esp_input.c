@@ -208,6 +208,7 @@ int espintcp_esp_input(struct xfrm_state *x, struct sk_buff *skb)
 	int err, nexthdr;
 
 	seg->known = true;
+	skb->destructor = NULL;
 	if (skb->len < sizeof(struct ip_esp_hdr) + crypto_aead_ivsize(aead) +
 		       2 + crypto_aead_authsize(aead)) {
 		input_bad_auth(x, seg->conn);

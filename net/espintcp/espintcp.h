@@ -484,7 +484,7 @@ struct espintcp_rest {
  * @offset: of the ESP header in @skb
  * @len: octets of the record, without its length field
  * @rest: what comes after it; espintcp_esp_gro() may take from there
- * @known: XFRM found the SA and asked us to decrypt
+ * @known: XFRM found the SA
  * @plain: SA that has decrypted it already, or NULL
  * @plain_seq: by this number
  * @late: the record after those that became one packet, which has been decrypted

@@ -143,10 +143,22 @@ static void rx_count_unknown(struct espintcp_conn *conn)
 		espintcp_conn_abort(conn, EPROTO);
 }
 
-/* XFRM dropped a message before it asked us to decrypt: without an SA, or with
- * one and for another reason?
+/* skb->destructor until espintcp_esp_input(): XFRM drops a message before it asks
+ * us to decrypt. It may have looked for the SA by another mark than the packet's, a
+ * VTI's, but if it has found one it says so.
  */
-static void rx_undecrypted(struct espintcp_conn *conn, u32 mark, __be32 spi)
+static void rx_refused(struct sk_buff *skb)
+{
+	const struct sec_path *sp = skb_sec_path(skb);
+
+	if (sp && sp->len)
+		espintcp_input_cb(skb)->segment->known = true;
+}
+
+/* XFRM dropped a message and has found no SA for it: is there none, or had it no
+ * memory to look?
+ */
+static void rx_unclaimed(struct espintcp_conn *conn, u32 mark, __be32 spi)
 {
 	struct net *net = conn->key.net;
 	struct xfrm_state *x;
@@ -207,6 +219,7 @@ static void rx_deliver_one(struct espintcp_conn *conn, struct sk_buff *skb,
 
 	memset(skb->cb, 0, sizeof(skb->cb));
 	espintcp_input_cb(skb)->segment = seg;
+	skb->destructor = rx_refused;
 	seg->len = skb->len;
 	rx_set_dst(conn->sk, skb);
 
@@ -214,7 +227,7 @@ static void rx_deliver_one(struct espintcp_conn *conn, struct sk_buff *skb,
 	if (seg->known)
 		rx_count_known(conn);
 	else
-		rx_undecrypted(conn, mark, spi);
+		rx_unclaimed(conn, mark, spi);
 }
 
 /* Consumes @skb, and records after it that become one packet with it. The first
