@@ -525,6 +525,7 @@ static inline struct espintcp_input_cb *espintcp_input_cb(struct sk_buff *skb)
 }
 
 /* main.c */
+extern struct workqueue_struct *espintcp_wq;
 bool espintcp_permitted(struct net *net);
 
 /* ulp.c */
@@ -537,8 +538,6 @@ void espintcp_conn_run(struct espintcp_conn *conn);
 void espintcp_conn_kick(struct espintcp_conn *conn);
 
 /* prefix.c */
-int espintcp_prefix_init(void);
-void espintcp_prefix_exit(void);
 int espintcp_prefix_send(struct sock *sk);
 int espintcp_prefix_listen(struct sock *sk, const struct tcp_ulp_ops *ulp);
 void espintcp_prefix_clone(struct sock *newsk);

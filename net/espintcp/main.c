@@ -7,9 +7,15 @@
 #include <linux/capability.h>
 #include <linux/kmod.h>
 #include <linux/module.h>
+#include <linux/workqueue.h>
 #include <net/tcp.h>
 
 #include "espintcp.h"
+
+/* For what waits for the lock of a socket, which a process may hold for long: not
+ * on a queue of the kernel's, and one such wait keeps no other work waiting.
+ */
+struct workqueue_struct *espintcp_wq;
 
 static bool allow_userns;
 module_param(allow_userns, bool, 0644);
@@ -56,12 +62,14 @@ static int __init espintcp_init(void)
 	err = espintcp_gso_init();
 	if (err)
 		goto exit_path;
-	err = espintcp_prefix_init();
-	if (err)
+	espintcp_wq = alloc_workqueue("espintcp", WQ_UNBOUND, 0);
+	if (!espintcp_wq) {
+		err = -ENOMEM;
 		goto exit_gso;
+	}
 	err = espintcp_type_init();
 	if (err)
-		goto exit_prefix;
+		goto destroy_wq;
 
 	/* Sockets and SAs may use the module from the first of these on: if that
 	 * fails, none does yet, and those after it do not fail.
@@ -79,8 +87,8 @@ static int __init espintcp_init(void)
 
 exit_type:
 	espintcp_type_unpin();
-exit_prefix:
-	espintcp_prefix_exit();
+destroy_wq:
+	destroy_workqueue(espintcp_wq);
 exit_gso:
 	espintcp_gso_exit();
 exit_path:
@@ -99,7 +107,8 @@ static void __exit espintcp_exit(void)
 	espintcp_km_exit();
 	espintcp_type_exit();
 	espintcp_ulp_exit();
-	espintcp_prefix_exit();
+	/* What closed listening sockets have left comes to its end. */
+	destroy_workqueue(espintcp_wq);
 	espintcp_gso_exit();
 	espintcp_path_exit();
 	espintcp_lookup_exit();

@@ -97,9 +97,6 @@ struct prefix_conn {
 	void (*state_change)(struct sock *sk);
 };
 
-/* Gone before the module's text is. */
-static struct workqueue_struct *prefix_wq;
-
 static struct prefix_listener *listener_of(const struct sock *sk)
 {
 	return READ_ONCE(sk->sk_user_data);
@@ -109,7 +106,7 @@ static void listener_kick(struct prefix_listener *l)
 {
 	spin_lock_bh(&l->lock);
 	if (!l->closed)
-		mod_delayed_work(prefix_wq, &l->work, 0);
+		mod_delayed_work(espintcp_wq, &l->work, 0);
 	spin_unlock_bh(&l->lock);
 }
 
@@ -140,7 +137,7 @@ static void conn_event(struct sock *sk)
 	if (list_empty(&pc->touched))
 		list_add_tail(&pc->touched, &l->touched);
 	if (!l->closed)
-		mod_delayed_work(prefix_wq, &l->work, 0);
+		mod_delayed_work(espintcp_wq, &l->work, 0);
 	spin_unlock_bh(&l->lock);
 }
 
@@ -395,7 +392,7 @@ static void listener_look_in(struct prefix_listener *l, unsigned long delay)
 {
 	spin_lock_bh(&l->lock);
 	if (!l->closed)
-		queue_delayed_work(prefix_wq, &l->work, delay);
+		queue_delayed_work(espintcp_wq, &l->work, delay);
 	spin_unlock_bh(&l->lock);
 }
 
@@ -747,28 +744,5 @@ void espintcp_prefix_release(struct sock *sk)
 	spin_unlock_bh(&l->lock);
 	/* No timer is left that queues it when there is no queue any more. */
 	cancel_delayed_work(&l->work);
-	queue_work(prefix_wq, &l->end);
-}
-
-/**
- * espintcp_prefix_init - get ready for listening sockets
- *
- * Context: process, module load.
- * Return: 0 or -ENOMEM.
- */
-int espintcp_prefix_init(void)
-{
-	/* A listener whose lock is held for long keeps no other waiting. */
-	prefix_wq = alloc_workqueue("espintcp", WQ_UNBOUND, 0);
-	return prefix_wq ? 0 : -ENOMEM;
-}
-
-/**
- * espintcp_prefix_exit - end what closed sockets have left
- *
- * Context: process, module unload; the ULP is withdrawn.
- */
-void espintcp_prefix_exit(void)
-{
-	destroy_workqueue(prefix_wq);
+	queue_work(espintcp_wq, &l->end);
 }

@@ -164,8 +164,9 @@ void espintcp_conn_abort(struct espintcp_conn *conn, int err)
 	/* Under the lock: once detached, nothing may schedule the work. */
 	spin_lock_bh(&conn->txq.lock);
 	if (!conn->detached && !conn->abort_err) {
-		conn->abort_err = err;
-		schedule_work(&conn->abort);
+		/* Read by ike_eof() without the lock. */
+		WRITE_ONCE(conn->abort_err, err);
+		queue_work(espintcp_wq, &conn->abort);
 	}
 	spin_unlock_bh(&conn->txq.lock);
 	WRITE_ONCE(conn->rx.stopped, true);
