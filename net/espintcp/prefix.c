@@ -296,6 +296,7 @@ static void listener_add(struct prefix_listener *l, struct sock *sk)
 	bool ours;
 
 	if (!pc) {
+		espintcp_count(sock_net(sk), ESPINTCP_CNT_IN_NO_MEM);
 		conn_reset(sk);
 		return;
 	}
@@ -312,10 +313,12 @@ static void listener_add(struct prefix_listener *l, struct sock *sk)
 	lock_sock(sk);
 	ours = conn_hook(pc);
 	release_sock(sk);
-	if (ours)
+	if (ours) {
 		conn_check(pc);
-	else
-		conn_destroy(pc);
+		return;
+	}
+	espintcp_count(sock_net(sk), ESPINTCP_CNT_PREFIX_BAD);
+	conn_destroy(pc);
 }
 
 static struct prefix_conn *listener_touched(struct prefix_listener *l)

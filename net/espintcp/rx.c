@@ -86,21 +86,18 @@ static void rx_set_origin(struct espintcp_rx *rx, struct sk_buff *skb,
  *
  * Context: softirq or BH disabled, socket lock held.
  * Return: outer headers set, data at the ESP header, room for all of the record;
- *	NULL, counted, without memory.
+ *	NULL without memory.
  */
 struct sk_buff *espintcp_rx_alloc_esp(struct espintcp_conn *conn,
 				      const struct sk_buff *segment,
 				      unsigned int len)
 {
-	struct net *net = conn->key.net;
 	struct sk_buff *skb;
 
 	skb = __netdev_alloc_skb(NULL, ESPINTCP_RX_HEADROOM + len,
 				 GFP_ATOMIC | __GFP_NOWARN);
-	if (!skb) {
-		espintcp_drop(net, conn, ESPINTCP_DROP_IN_NO_MEM);
+	if (!skb)
 		return NULL;
-	}
 	skb_reserve(skb, ESPINTCP_RX_HEADROOM);
 	rx_set_outer(conn, skb, len);
 	rx_set_mac(skb, segment);
@@ -124,6 +121,15 @@ static void rx_set_dst(struct sock *sk, struct sk_buff *skb)
 		dst = NULL;
 	if (dst)
 		skb_dst_set_noref(skb, dst);
+}
+
+/* The processor cannot read what TCP received, a device's memory: there is no way to
+ * the next record either. Consumes @skb, if any.
+ */
+static void rx_unreadable(struct espintcp_conn *conn, struct sk_buff *skb)
+{
+	espintcp_conn_abort(conn, EFAULT);
+	kfree_skb(skb);
 }
 
 /* IKE, or ESP of an SA there is. */
@@ -266,26 +272,24 @@ static void rx_esp(struct espintcp_conn *conn, struct espintcp_rest *rest,
 	unsigned int hlen = min_t(unsigned int, len, sizeof(struct ip_esp_hdr));
 	struct sk_buff *skb = espintcp_rx_alloc_esp(conn, rest->skb, len);
 
-	if (!skb)
+	if (!skb) {
+		espintcp_drop(conn->key.net, conn, ESPINTCP_DROP_IN_NO_MEM);
 		return;
+	}
 	/* XFRM looks for the SA before it asks us for the rest. */
 	if (skb_copy_bits(rest->skb, offset, skb->data, hlen)) {
-		kfree_skb(skb);
+		rx_unreadable(conn, skb);
 		return;
 	}
 	rx_deliver_esp(conn, skb, &seg);
 }
 
-static struct sk_buff *rx_alloc_ike(struct espintcp_conn *conn,
-				    unsigned int len)
+static struct sk_buff *rx_alloc_ike(unsigned int len)
 {
 	struct sk_buff *skb = alloc_skb(len, GFP_ATOMIC | __GFP_NOWARN);
 
-	if (!skb) {
-		espintcp_drop(conn->key.net, conn, ESPINTCP_DROP_IN_NO_MEM);
-		return NULL;
-	}
-	__skb_put(skb, len);
+	if (skb)
+		__skb_put(skb, len);
 	return skb;
 }
 
@@ -308,12 +312,14 @@ static void rx_deliver_ike(struct espintcp_conn *conn, struct sk_buff *skb)
 static void rx_ike(struct espintcp_conn *conn, struct sk_buff *segment,
 		   unsigned int offset, unsigned int len)
 {
-	struct sk_buff *skb = rx_alloc_ike(conn, len);
+	struct sk_buff *skb = rx_alloc_ike(len);
 
-	if (!skb)
+	if (!skb) {
+		espintcp_drop(conn->key.net, conn, ESPINTCP_DROP_IN_NO_MEM);
 		return;
+	}
 	if (skb_copy_bits(segment, offset, skb->data, len)) {
-		kfree_skb(skb);
+		rx_unreadable(conn, skb);
 		return;
 	}
 	rx_deliver_ike(conn, skb);
@@ -399,10 +405,12 @@ static void rx_begin(struct espintcp_conn *conn, const struct sk_buff *segment)
 	if (rx->head.kind == ESPINTCP_ESP)
 		rx->skb = espintcp_rx_alloc_esp(conn, segment, len);
 	else
-		rx->skb = rx_alloc_ike(conn, len);
+		rx->skb = rx_alloc_ike(len);
 	if (rx->skb)
 		memcpy(rx->skb->data, rx->head.octets + ESPINTCP_LEN_SIZE,
 		       ESPINTCP_MARKER_SIZE);
+	else
+		espintcp_drop(conn->key.net, conn, ESPINTCP_DROP_IN_NO_MEM);
 	rx->left = len - ESPINTCP_MARKER_SIZE;
 }
 
@@ -436,7 +444,7 @@ static void rx_part_head(struct espintcp_conn *conn, struct espintcp_rest *rest)
 
 	octets = espintcp_rest_octets(rest, rest->offset, n, buf);
 	if (!octets) {
-		espintcp_conn_abort(conn, EFAULT);
+		rx_unreadable(conn, NULL);
 		rest->offset = rest->end;
 		return;
 	}
@@ -472,7 +480,7 @@ static void rx_part(struct espintcp_conn *conn, struct espintcp_rest *rest)
 	if (rx->skb && skb_copy_bits(rest->skb, rest->offset,
 				     skb_tail_pointer(rx->skb) - rx->left,
 				     len)) {
-		kfree_skb(rx->skb);
+		rx_unreadable(conn, rx->skb);
 		rx->skb = NULL;
 	}
 	rest->offset += len;
