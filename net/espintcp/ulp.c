@@ -451,6 +451,7 @@ static void conn_detach(struct espintcp_conn *conn)
 
 	do {
 		espintcp_rx_run(conn);
+		cond_resched();
 	} while (conn->rx.more && !READ_ONCE(conn->rx.stopped));
 	espintcp_rx_stop(conn);
 
