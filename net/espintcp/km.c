@@ -6,9 +6,22 @@
  * type did. Key managers are told when an SA is complete: so this module is one,
  * which does nothing else that key managers do.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <net/xfrm.h>
 
 #include "espintcp.h"
+
+/* XFRM has given an SA to a device, which does not ask us. An SA that sends would send
+ * something else than ESP in TCP.
+ */
+static void km_offloaded(struct xfrm_state *x)
+{
+	espintcp_gso_keep_off(x);
+	if (x->xso.dir == XFRM_DEV_OFFLOAD_OUT)
+		pr_warn_ratelimited("SPI 0x%x: no device can do ESP in TCP, nothing is sent; add the SA without offload\n",
+				    ntohl(x->id.spi));
+}
 
 /* Under RCU. Events of other kinds may come with x->lock held, or without an SA. */
 static int km_notify(struct xfrm_state *x, const struct km_event *c)
@@ -18,7 +31,7 @@ static int km_notify(struct xfrm_state *x, const struct km_event *c)
 	if (x->type->output != espintcp_esp_output)
 		return 0;
 	if (READ_ONCE(x->xso.dev))
-		espintcp_gso_keep_off(x);
+		km_offloaded(x);
 	else
 		espintcp_gso_allow(x);
 	return 0;

@@ -1,0 +1,127 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# A device that offers to do ESP does not know it in TCP. An SA that it is given
+# anyway sends nothing, rather than something else than was asked for; other SAs
+# do not mind what the device offers.
+
+cd "$(dirname "$0")" || exit 1
+# shellcheck source=lib.sh
+. ./lib.sh
+# shellcheck source=xfrm_lib.sh
+. ./xfrm_lib.sh
+
+require_root
+require_tools ip modprobe ping socat sysctl tcpdump
+require_module
+TEST_LOG_DIR="" test_dir
+ktap_plan
+
+# Of the simulated devices, by their number
+readonly NSIM=/sys/bus/netdevsim
+NSIM_A=71 NSIM_B=72
+
+# nsim_device NUMBER NS: there, by the name that xfrm_lib.sh knows
+nsim_device()
+{
+	local name
+
+	echo "$1 1" > $NSIM/new_device &&
+	on_exit eval "echo $1 > $NSIM/del_device" || return
+	wait_for test -d "$NSIM/devices/netdevsim$1/net" || return
+	name=$(ls "$NSIM/devices/netdevsim$1/net") &&
+	ip link set "$name" netns "$2" name veth0
+}
+
+nsim_index()
+{
+	in_ns "$1" cat /sys/class/net/veth0/ifindex
+}
+
+# Hosts on the two ends of a cable between simulated devices
+setup_nsim()
+{
+	local a b status
+
+	modprobe -q netdevsim && [ -e $NSIM/link_device ] || return
+	setup_ns NS_A NS_B &&
+	nsim_device $NSIM_A "$NS_A" && nsim_device $NSIM_B "$NS_B" || return
+	exec {a}< "/run/netns/$NS_A" {b}< "/run/netns/$NS_B"
+	echo "$a:$(nsim_index "$NS_A") $b:$(nsim_index "$NS_B")" > $NSIM/link_device
+	status=$?
+	exec {a}<&- {b}<&-
+	[ $status -eq 0 ] &&
+	setup_addresses "$NS_A" veth0 "$V4_A/24" "$V6_A/64" &&
+	setup_addresses "$NS_B" veth0 "$V4_B/24" "$V6_B/64" &&
+	start_holders && setup_inner
+}
+
+# SAs and packets that A's device knows of
+nsim_ipsec()
+{
+	cat "/sys/kernel/debug/netdevsim/netdevsim$NSIM_A/ports/0/ipsec"
+}
+
+# offloaded DIRECTION SRC DST SPI SPORT DPORT: A's SA, anew, for its device
+offloaded()
+{
+	local dir=$1
+
+	shift
+	ip -n "$NS_A" xfrm state delete src "$1" dst "$2" proto esp spi "$3" &&
+	sa_line "$@" mode tunnel flag af-unspec "$GCM" |
+		sed "s/\$/ offload dev veth0 dir $dir/" |
+		ip -n "$NS_A" -batch - 2>&1
+}
+
+without_offload()
+{
+	new_sas tunnel "$GCM" && save_counters &&
+	ping_b "$IN_A" "$IN_B" 3 56 && only_esp_moved 3 &&
+	tcp_b "$IN_A" "$IN_B" && only_esp_moved
+}
+
+# An SA that receives: what comes in TCP does not come from the device
+incoming()
+{
+	new_sas tunnel "$GCM" && save_counters &&
+	offloaded in "$OUT_B" "$OUT_A" $SPI_BA $PORT "$PORT_A" || return
+	ping_b "$IN_A" "$IN_B" 3 56 && only_esp_moved 3
+}
+
+outgoing()
+{
+	local file=$TEST_DIR/outgoing.pcap said
+
+	new_sas tunnel "$GCM" || return
+	said=$(offloaded out "$OUT_A" "$OUT_B" $SPI_AB "$PORT_A" $PORT)
+	if ! ip -n "$NS_A" xfrm state list spi $SPI_AB | grep -q .; then
+		# Linux before 6.15
+		[[ $said == *offload* ]] || { echo "refused: $said"; return 1; }
+		return 0
+	fi
+	nsim_ipsec
+	nsim_ipsec | grep -q "^SA count=1 tx=0$" || return
+	save_counters
+	capture_start "$NS_A" veth0 "$file" || return
+	ping_lost "$IN_A" "$IN_B" 3
+	capture_stop || return
+	expect_moved A "XfrmOutStateProtoError +3" &&
+	expect_moved B "" &&
+	expect "packets outside of TCP" 0 \
+		"$(captured "$file" "(ip or ip6) and not tcp and $NOT_ND")" &&
+	expect "SAs and packets of the device" "SA count=1 tx=0" \
+		"$(nsim_ipsec | head -n 1)" &&
+	dmesg | grep -q "espintcp: SPI $SPI_AB: no device can do ESP in TCP"
+}
+
+setup_nsim && start_echo || ktap_skip_all "no netdevsim"
+connect_pair 4 -r || ktap_fail "a connection"
+inner 4
+set_policies tunnel "$IN_A" "$IN_B"
+check "a device that offers ESP does none in TCP" without_offload
+check "an SA that receives, given to the device: as without" incoming
+check "one that sends, given to the device, sends nothing" outgoing
+disconnect_pair "$PAIR_A" "$PAIR_B"
+flush_xfrm
+ktap_finish
