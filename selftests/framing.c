@@ -292,6 +292,41 @@ TEST_F(framing, bad_length_wakes_receiver)
 	EXPECT_EQ(EBADMSG, c.err);
 }
 
+/* And with the end of the stream right behind it: an end that has a cause shows it. */
+TEST_F(framing, bad_length_and_fin)
+{
+	struct bench *b = &self->b;
+	int round;
+
+	for (round = 0; round < 20; round++) {
+		struct call c = {
+			.fn = call_recv, .buf = b->msg, .len = RECORD_MAX,
+		};
+
+		if (round)
+			ASSERT_EQ(0, tcp_pair(&b->p, &variant->path));
+		start_ulp(_metadata, &b->p, &b->want);
+		c.fd = b->p.ulp;
+		ASSERT_EQ(0, call_start(&c));
+		ASSERT_TRUE(call_blocks(&c));
+		put_filled(b->stream, 0, 0);
+		ASSERT_EQ(HEADER_LEN,
+			  send(b->p.raw, b->stream, HEADER_LEN, MSG_MORE));
+		ASSERT_EQ(0, shutdown(b->p.raw, SHUT_WR));
+		ASSERT_EQ(0, call_join(&c));
+		EXPECT_EQ(-1, c.ret);
+		EXPECT_EQ(EBADMSG, c.err);
+		close(b->p.ulp);
+		close(b->p.raw);
+		count(&b->want, "EspTcpInBadLength", 1);
+		count(&b->want, "EspTcpConnAborted", 1);
+		count(&b->want, "EspTcpConnClosed", 1);
+		expect_counters(_metadata, &b->want);
+	}
+	b->p.ulp = -1;
+	b->p.raw = -1;
+}
+
 /* What is before the broken record is good, what is behind it is lost. */
 TEST_F(framing, bad_length_between_messages)
 {

@@ -81,6 +81,9 @@ static bool ike_eof(const struct espintcp_conn *conn)
 {
 	const struct sock *sk = conn->sk;
 
+	/* A stream that is about to be reset ends with the error. */
+	if (READ_ONCE(conn->abort_err) && inet_sk_state_load(sk) != TCP_CLOSE)
+		return false;
 	/* Pairs with rx_end_of_stream(): the last message is in the queue. */
 	if (smp_load_acquire(&conn->rx.eof))
 		return true;
@@ -97,11 +100,14 @@ static bool ike_eof(const struct espintcp_conn *conn)
 /* Takes the next message: NULL and @err 0 at EOF, -EAGAIN to wait. */
 static struct sk_buff *ike_recv(struct espintcp_conn *conn, bool peek, int *err)
 {
-	/* Looked at before the queue: what came before them is received. */
-	bool failed = READ_ONCE(conn->sk->sk_err);
-	bool eof = ike_eof(conn);
+	bool eof = ike_eof(conn), failed;
 	struct sk_buff *skb;
 
+	/* TCP sets the error, then the state: an end that has a cause shows it. */
+	smp_rmb();
+	failed = READ_ONCE(conn->sk->sk_err);
+	/* And what came before them is received before them. */
+	smp_rmb();
 	skb = ike_next(conn, peek);
 	if (skb)
 		return skb;
@@ -361,9 +367,6 @@ __poll_t espintcp_poll(struct file *file, struct socket *sock,
 	sock_poll_wait(file, sock, wait);
 
 	shutdown = READ_ONCE(sk->sk_shutdown);
-	if (READ_ONCE(sk->sk_err) ||
-	    !skb_queue_empty_lockless(&sk->sk_error_queue))
-		mask |= EPOLLERR;
 	if (shutdown == SHUTDOWN_MASK || inet_sk_state_load(sk) == TCP_CLOSE)
 		mask |= EPOLLHUP;
 	if (shutdown & RCV_SHUTDOWN)
@@ -372,5 +375,10 @@ __poll_t espintcp_poll(struct file *file, struct socket *sock,
 		mask |= EPOLLIN | EPOLLRDNORM;
 	if (shutdown & SEND_SHUTDOWN || ike_has_room(conn))
 		mask |= EPOLLOUT | EPOLLWRNORM;
+	/* As in ike_recv(). */
+	smp_rmb();
+	if (READ_ONCE(sk->sk_err) ||
+	    !skb_queue_empty_lockless(&sk->sk_error_queue))
+		mask |= EPOLLERR;
 	return mask;
 }

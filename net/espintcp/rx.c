@@ -585,7 +585,7 @@ void espintcp_rx_run(struct espintcp_conn *conn)
 	rx->more = !desc.count;
 	if (rx->more)
 		espintcp_conn_kick(conn);
-	else if (rx_peer_finished(sk))
+	else if (rx_peer_finished(sk) && !READ_ONCE(rx->stopped))
 		rx_end_of_stream(conn);
 }
 

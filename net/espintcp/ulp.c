@@ -472,6 +472,8 @@ static void ulp_close(struct sock *sk, long timeout)
 	struct espintcp_conn *conn = espintcp_conn_of(sk);
 	struct proto *prot = conn->prot;
 
+	/* What has broken the stream resets it, and is counted. */
+	flush_work(&conn->abort);
 	lock_sock(sk);
 	conn_detach(conn);
 	release_sock(sk);
