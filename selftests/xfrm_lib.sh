@@ -92,7 +92,8 @@ inner()
 # The connection
 
 # connect_pair 4|6 [CONNECTOR-ARGS...]: A connects to B. The pids in $PAIR_A
-# and $PAIR_B, A's port in $PORT_A. A reads commands from $PAIR_INPUT, if set.
+# and $PAIR_B, A's port in $PORT_A. A reads commands from $PAIR_INPUT, B listens on
+# $PAIR_LISTEN, if set.
 connect_pair()
 {
 	local log=$TEST_DIR/pair$1
@@ -100,7 +101,7 @@ connect_pair()
 	outer "$1"
 	shift
 	rm -f "$log.a" "$log.b"
-	ip netns exec "$NS_B" ./tcp_pair -b -l "$OUT_B" -p $PORT \
+	ip netns exec "$NS_B" ./tcp_pair -b -l "${PAIR_LISTEN:-$OUT_B}" -p $PORT \
 		> "$log.b" 2>&1 < /dev/null &
 	PAIR_B=$!
 	wait_for grep -q listening "$log.b" || { cat "$log.b"; return 1; }

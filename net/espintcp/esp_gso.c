@@ -83,7 +83,8 @@ static unsigned int gso_l3len(const struct sk_buff *skb)
 
 /* What is done to connections when a packet leaves, by hooks after ours, was
  * done with their first packet; except for those whose numbers change on the way,
- * and those of which a helper reads every packet.
+ * and those of which a helper reads every packet. A local packet that has got its
+ * SA with another address is still to be seen by its cgroup.
  */
 static bool gso_conntrack_done(const struct sk_buff *skb)
 {
@@ -93,6 +94,7 @@ static bool gso_conntrack_done(const struct sk_buff *skb)
 
 	return !ct || (nf_ct_is_confirmed(ct) &&
 		       !nf_ct_ext_exist(ct, NF_CT_EXT_HELPER) &&
+		       !(skb->sk && test_bit(IPS_SRC_NAT_BIT, &ct->status)) &&
 		       !test_bit(IPS_SEQ_ADJUST_BIT, &ct->status));
 #else
 	return true;
@@ -405,6 +407,9 @@ static unsigned int gso_post_routing(void *priv, struct sk_buff *skb,
 	struct xfrm_state *x = dst ? dst->xfrm : NULL;
 
 	if (!x || !skb_is_gso(skb) || x->type->output != espintcp_esp_output)
+		return NF_ACCEPT;
+	/* A VRF has hooks called before XFRM does, for its own device. */
+	if (state->out != dst->dev)
 		return NF_ACCEPT;
 	/* Without its route XFRM could not have it either. */
 	if (!skb_dst_force(skb)) {
