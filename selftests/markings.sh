@@ -67,6 +67,29 @@ inner_marks_stay()
 		"$(captured "$file" "src $IN_A and ip[1] = $TOS")"
 }
 
+# An SA whose daemon wants the outer DSCP inside gets that of the segments, which
+# is the network's word and not the inner packet's
+outer_dscp_inside()
+{
+	local file=$TEST_DIR/dscp.pcap
+
+	in_ns "$NS_A" nft -f - <<-EOF &&
+	table ip dscp {
+		chain output {
+			type filter hook output priority mangle
+			tcp dport $PORT ip dscp set ef
+		}
+	}
+	EOF
+	new_sas tunnel "$GCM" flag decap-dscp &&
+	capture_start "$NS_B" veth0 "$file" "icmp" &&
+	in_a "ping -q -n -I $IN_A -Q 0x28 -c 3 -i 0.01 -W 20 $IN_B" &&
+	capture_stop || return
+	in_ns "$NS_A" nft delete table ip dscp
+	expect "packets of A with the outer DSCP" 3 \
+		"$(captured "$file" "src $IN_A and ip[1] = 0xb8")"
+}
+
 retransmitted()
 {
 	in_ns "$NS_A" ss -Htni "dport = :$PORT" | grep -q 'retrans:[0-9]*/[3-9]'
@@ -103,6 +126,7 @@ done
 check "a connection that both sides want ECN for" ecn_negotiated
 check "its segments have no mark of an inner packet, nor ECN" inner_marks
 check "the inner packets keep theirs" inner_marks_stay
+check "but for an SA that is told otherwise" outer_dscp_inside
 tunnel_down
 check "a connection over IPv6" tunnel_up 6
 check "its flow label survives timeouts" flow_label

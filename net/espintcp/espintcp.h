@@ -187,6 +187,8 @@ struct espintcp_txq {
  * @iif: index of the interface that the last segment came in by of which it is
  *	known; not of those that TCP has made of others
  * @mark: its mark
+ * @ip_iif: as TCP has it from the IP layer: in a VRF the device below
+ * @ip_flags: likewise, and whether there is a VRF
  *
  * All under the socket lock.
  */
@@ -202,6 +204,8 @@ struct espintcp_rx {
 	struct sk_buff *spare;
 	int iif;
 	u32 mark;
+	int ip_iif;
+	u16 ip_flags;
 };
 
 /**

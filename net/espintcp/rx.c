@@ -30,20 +30,26 @@ static bool rx_is_v6(const struct espintcp_conn *conn)
 	return conn->key.family == AF_INET6;
 }
 
-/* The outer header, so that XFRM sees the packet as from the IP layer. */
+/* The outer header, so that XFRM sees the packet as from the IP layer. DSCP is the
+ * segment's, for SAs that want it inside; ECN is TCP's own (RFC 9329 section 9.5).
+ */
 static void rx_set_outer(struct espintcp_conn *conn, struct sk_buff *skb,
-			 unsigned int esp_len)
+			 const struct sk_buff *segment, unsigned int esp_len)
 {
+	u8 dscp = TCP_SKB_CB(segment)->ip_dsfield & ~INET_ECN_MASK;
+
 	if (rx_is_v6(conn)) {
 		struct ipv6hdr *ip6h = skb_push(skb, sizeof(*ip6h));
 
 		*ip6h = conn->ip6h;
+		ip6_flow_hdr(ip6h, dscp, 0);
 		ip6h->payload_len = htons(esp_len);
 		skb->protocol = htons(ETH_P_IPV6);
 	} else {
 		struct iphdr *iph = skb_push(skb, sizeof(*iph));
 
 		*iph = conn->iph;
+		iph->tos = dscp;
 		iph->tot_len = htons(sizeof(*iph) + esp_len);
 		skb->protocol = htons(ETH_P_IP);
 	}
@@ -67,9 +73,21 @@ static void rx_set_mac(struct sk_buff *skb, const struct sk_buff *segment)
 /* Where the segment came from. Short of memory TCP makes new segments of others,
  * and forgets it.
  */
-static void rx_set_origin(struct espintcp_rx *rx, struct sk_buff *skb,
+static void rx_set_origin(struct espintcp_conn *conn, struct sk_buff *skb,
 			  const struct sk_buff *segment)
 {
+	const struct tcp_skb_cb *cb = TCP_SKB_CB(segment);
+	struct espintcp_rx *rx = &conn->rx;
+
+	if (!rx_is_v6(conn)) {
+		rx->ip_iif = cb->header.h4.iif;
+		rx->ip_flags = cb->header.h4.flags & IPSKB_L3SLAVE;
+#if IS_ENABLED(CONFIG_IPV6)
+	} else {
+		rx->ip_iif = cb->header.h6.iif;
+		rx->ip_flags = cb->header.h6.flags & IP6SKB_L3SLAVE;
+#endif
+	}
 	if (likely(segment->skb_iif)) {
 		rx->iif = segment->skb_iif;
 		rx->mark = segment->mark;
@@ -99,13 +117,13 @@ struct sk_buff *espintcp_rx_alloc_esp(struct espintcp_conn *conn,
 	if (!skb)
 		return NULL;
 	skb_reserve(skb, ESPINTCP_RX_HEADROOM);
-	rx_set_outer(conn, skb, len);
+	rx_set_outer(conn, skb, segment, len);
 	rx_set_mac(skb, segment);
 	__skb_pull(skb, skb->len);
 	skb_reset_transport_header(skb);
 	__skb_put(skb, len);
 
-	rx_set_origin(&conn->rx, skb, segment);
+	rx_set_origin(conn, skb, segment);
 	skb->pkt_type = PACKET_HOST;
 	return skb;
 }
@@ -182,13 +200,17 @@ static void rx_unclaimed(struct espintcp_conn *conn, u32 mark, __be32 spi)
 
 static void rx_input_esp(struct espintcp_conn *conn, struct sk_buff *skb)
 {
+	const struct espintcp_rx *rx = &conn->rx;
+
 	if (!rx_is_v6(conn)) {
-		IPCB(skb)->iif = skb->skb_iif;
+		IPCB(skb)->iif = rx->ip_iif;
+		IPCB(skb)->flags = rx->ip_flags;
 		xfrm4_rcv_encap(skb, IPPROTO_ESP, 0, TCP_ENCAP_ESPINTCP);
 		return;
 	}
 #if IS_ENABLED(CONFIG_IPV6)
-	IP6CB(skb)->iif = skb->skb_iif;
+	IP6CB(skb)->iif = rx->ip_iif;
+	IP6CB(skb)->flags = rx->ip_flags;
 	IP6CB(skb)->nhoff = offsetof(struct ipv6hdr, nexthdr);
 	xfrm6_rcv_encap(skb, IPPROTO_ESP, 0, TCP_ENCAP_ESPINTCP);
 #endif
