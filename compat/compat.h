@@ -281,6 +281,18 @@ static inline void compat_no_task_frag(struct sock *sk)
 }
 #endif
 
+/* 6.8: who asks for skb->decrypted need not know whether there is such a thing */
+#ifndef COMPAT_HAVE_SKB_IS_DECRYPTED
+static inline bool skb_is_decrypted(const struct sk_buff *skb)
+{
+#ifdef CONFIG_TLS_DEVICE
+	return skb->decrypted;
+#else
+	return false;
+#endif
+}
+#endif
+
 /* 6.15: XFRM sets an SA's offload type after init_state(), not before. Returns
  * true when init_state() may set another.
  */

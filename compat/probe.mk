@@ -21,3 +21,4 @@ ccflags-y += $(call probe,linux/net.h,proto_accept_arg,COMPAT_HAVE_PROTO_ACCEPT_
 ccflags-y += $(call probe,net/sock.h,sk_use_task_frag;,COMPAT_HAVE_USE_TASK_FRAG)
 ccflags-y += $(call probe,net/sock.h,__sk_charge,COMPAT_HAVE_INET_ACCEPT)
 ccflags-y += $(call probe,linux/skbuff.h,skb_frags_readable,COMPAT_HAVE_FRAGS_READABLE)
+ccflags-y += $(call probe,linux/skbuff.h,skb_is_decrypted,COMPAT_HAVE_SKB_IS_DECRYPTED)

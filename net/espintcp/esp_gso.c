@@ -116,7 +116,7 @@ static bool gso_describe(struct gso_cut *cut, struct xfrm_state *x,
 	unsigned int payload;
 
 	if (!l3len || skb_transport_offset(skb) != l3len ||
-	    !skb_frags_readable(skb) ||
+	    !skb_frags_readable(skb) || skb_is_decrypted(skb) ||
 	    skb->ip_summed != CHECKSUM_PARTIAL || skb->encapsulation ||
 	    skb_shinfo(skb)->gso_type & ~ESPINTCP_GSO_TYPES ||
 	    !(skb_shinfo(skb)->gso_type & (SKB_GSO_TCPV4 | SKB_GSO_TCPV6)) ||

@@ -130,6 +130,12 @@ static int output_on(struct espintcp_conn *conn, struct xfrm_state *x,
 	u8 nexthdr = *skb_mac_header(skb);
 	int err;
 
+	/* What only a device should turn into TLS is plaintext for the peer. */
+	if (skb_is_decrypted(skb)) {
+		espintcp_drop(xs_net(x), conn, ESPINTCP_DROP_OUT_CRYPTO);
+		return -EOPNOTSUPP;
+	}
+
 	/* A policy that catches the connection's own segments is a loop. */
 	if (skb->sk && skb->sk == READ_ONCE(conn->sk)) {
 		espintcp_drop(xs_net(x), conn, ESPINTCP_DROP_OUT_LOOP);
@@ -168,13 +174,18 @@ static int output_on(struct espintcp_conn *conn, struct xfrm_state *x,
  * Return: -EINPROGRESS when the frame is on its way, and @skb the queue's, or gone
  *	with a signal to its sender. Everything else drops the packet, which XFRM
  *	frees: %NET_XMIT_DROP for a full queue, -ENOTCONN without a connection,
- *	-EMSGSIZE, -ELOOP, -ENOMEM, -EOVERFLOW, or what crypto says.
+ *	-EMSGSIZE, -ELOOP, -ENOMEM, -EOVERFLOW, -EOPNOTSUPP for a packet that is
+ *	not XFRM's or is not to be seen as it is, or what crypto says.
  */
 int espintcp_esp_output(struct xfrm_state *x, struct sk_buff *skb)
 {
 	struct espintcp_conn *conn;
 	struct espintcp_record rec;
 	int err;
+
+	/* pktgen calls types as well, but frees what they keep. */
+	if (unlikely(!skb_dst(skb) || skb_dst_is_noref(skb)))
+		return -EOPNOTSUPP;
 
 	espintcp_record_init(&rec, x, skb->len, output_tfclen(x, skb));
 	if (rec.len > ESPINTCP_MAX_RECORD) {
