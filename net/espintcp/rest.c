@@ -4,6 +4,7 @@
  * large segment mostly in few: the one that was read last is remembered.
  */
 #include <linux/highmem.h>
+#include <linux/mm.h>
 #include <linux/skbuff.h>
 
 #include "espintcp.h"
@@ -45,9 +46,26 @@ static void rest_find(struct espintcp_rest *rest, unsigned int offset)
 	}
 }
 
+/* A packet socket sends from memory that it shares with its process, and does not
+ * say so.
+ */
+static bool rest_is_mapped(const struct sk_buff *skb)
+{
+	unsigned int i;
+
+	for (i = 0; i < skb_shinfo(skb)->nr_frags; i++) {
+		struct page *page = skb_frag_page(&skb_shinfo(skb)->frags[i]);
+
+		if (page && folio_mapped(page_folio(page)))
+			return true;
+	}
+	return false;
+}
+
 static bool rest_fixed_in(const struct sk_buff *skb)
 {
-	return !skb_has_shared_frag(skb) && skb_frags_readable(skb);
+	return !skb_has_shared_frag(skb) && skb_frags_readable(skb) &&
+	       !rest_is_mapped(skb);
 }
 
 /**
