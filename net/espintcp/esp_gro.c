@@ -220,7 +220,7 @@ static unsigned int gro_peek(const struct gro_run *run)
 	u32 seq = run->first + run->n + 1;
 	const u8 *octets;
 
-	if (left < sizeof(buf) || rest->budget <= 1)
+	if (left < sizeof(buf) || !rest->budget)
 		return 0;
 	octets = espintcp_rest_octets(rest, rest->offset, sizeof(buf), buf);
 	if (!octets)
@@ -410,7 +410,7 @@ static void gro_take(struct gro_run *run, unsigned int len)
 	struct espintcp_rest *rest = run->seg->rest;
 
 	rest->offset += ESPINTCP_LEN_SIZE + len;
-	rest->budget--;
+	espintcp_rest_charge(rest, len);
 	trace_espintcp_received(run->seg->conn, ESPINTCP_ESP,
 				ESPINTCP_LEN_SIZE + len);
 }

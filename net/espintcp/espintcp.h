@@ -463,7 +463,7 @@ struct espintcp_settings {
  *	file or to the sender: read only
  * @offset: of the next octet
  * @end: of the octets there are
- * @budget: records that may be taken now
+ * @budget: records that may be taken now; one that is long counts as several
  * @fixed: nobody writes to the octets while we read them, and we can
  * @piece: octets of @skb that lie in one piece
  * @piece_begin: number of the first of them
@@ -479,6 +479,15 @@ struct espintcp_rest {
 	unsigned int piece_begin;
 	unsigned int piece_end;
 };
+
+/* Of a record more is decrypted in one go than of several small ones. */
+#define ESPINTCP_REST_LONG	4096
+
+static inline void espintcp_rest_charge(struct espintcp_rest *rest,
+					unsigned int len)
+{
+	rest->budget -= min(rest->budget, 1 + len / ESPINTCP_REST_LONG);
+}
 
 /**
  * struct espintcp_segment - where the octets of an ESP record are

@@ -414,6 +414,7 @@ static bool rx_whole(struct espintcp_conn *conn, struct espintcp_rest *rest)
 
 	offset = rest->offset + ESPINTCP_LEN_SIZE;
 	rest->offset += record_len;
+	espintcp_rest_charge(rest, record_len);
 	rx_record(conn, rest, offset, record_len - ESPINTCP_LEN_SIZE, kind);
 	return true;
 }
@@ -446,6 +447,7 @@ static void rx_end(struct espintcp_conn *conn, struct espintcp_rest *rest)
 
 	rx->skb = NULL;
 	trace_espintcp_received(conn, kind, rx->head.len);
+	espintcp_rest_charge(rest, rx->head.len);
 	espintcp_head_reset(&rx->head);
 	if (!skb)
 		return;
@@ -482,6 +484,7 @@ static void rx_part_head(struct espintcp_conn *conn, struct espintcp_rest *rest)
 	default:
 		trace_espintcp_received(conn, rx->head.kind, rx->head.len);
 		rx_other(conn, rx->head.kind);
+		espintcp_rest_charge(rest, 0);
 		espintcp_head_reset(&rx->head);
 		break;
 	}
@@ -516,7 +519,7 @@ static bool rx_midway(const struct espintcp_rx *rx)
 	return rx->head.have;
 }
 
-/* sk_read_actor_t: @desc->count is the budget in records. */
+/* sk_read_actor_t: @desc->count is the budget. */
 static int rx_segment(read_descriptor_t *desc, struct sk_buff *segment,
 		      unsigned int offset, size_t len)
 {
@@ -535,8 +538,6 @@ static int rx_segment(read_descriptor_t *desc, struct sk_buff *segment,
 			return len;
 		if (rx_midway(rx) || !rx_whole(conn, &rest))
 			rx_part(conn, &rest);
-		if (!rx_midway(rx))
-			rest.budget--;
 	}
 	desc->count = rest.budget;
 	return rest.offset - offset;
