@@ -146,6 +146,16 @@ check "one side is shut down, then the other closes" ends shutdown
 check "a reset" ends reset -r
 check "the socket is destroyed from outside" ends destroy
 
+if asynchronous cryptd; then
+	check "asynchronous crypto, a process is killed" ends kill
+	check "asynchronous crypto, the socket is closed" ends close
+	check "asynchronous crypto, a reset" ends reset -r
+else
+	for how in "a process is killed" "the socket is closed" "a reset"; do
+		ktap_skip "asynchronous crypto, $how" "no cryptd"
+	done
+fi
+
 # What is left of A's end, with nobody to answer it, is not to wait
 check "a connection with traffic to come" begin -r
 check "its namespace is deleted with SAs and sockets" \

@@ -266,6 +266,34 @@ ALGOS="gcm gcm256 gcm-icv8 ccm gmac chacha20poly1305
 	ctr-sha1 ctr-sha256 ctr-sha384 ctr-sha512
 	null-none null-sha1 null-sha256 null-sha384 null-sha512"
 
+# What the kernel makes of $GCM, and who does it
+SEQIV="seqiv(rfc4106(gcm(aes)))"
+
+seqiv_driver()
+{
+	./crypto_alg add "$SEQIV" "$SEQIV" 2>/dev/null
+	awk -v name="$SEQIV" '
+		$1 == "name" { ours = $3 == name }
+		$1 == "driver" && ours && $3 ~ /^seqiv/ { print $3; exit }
+	' /proc/crypto
+}
+
+# asynchronous TEMPLATE: new SAs of GCM answer later. With pcrypt each operation is
+# spread over the processors, with cryptd it is for a worker. It goes at the end.
+asynchronous()
+{
+	modprobe -q "$1"
+	ASYNCHRONOUS="$1($(seqiv_driver))"
+	./crypto_alg add "$SEQIV" "$ASYNCHRONOUS" && on_exit synchronous
+}
+
+# What comes after this has the kernel's own first choice again. The SAs go some
+# time after they are deleted.
+synchronous()
+{
+	wait_for ./crypto_alg delete "$SEQIV" "$ASYNCHRONOUS"
+}
+
 ##############################################################################
 # Traffic
 
