@@ -81,6 +81,7 @@ struct path {
 	bool accepted;		/* the ULP's socket comes from accept() */
 	int raw_rcvbuf;		/* 0: leave the default */
 	int ulp_rcvbuf;
+	int (*prepare)(int fd);	/* NULL, or called before either end connects */
 };
 
 static inline __s64 now_ms(void)
@@ -304,6 +305,7 @@ static inline int tcp_pair(struct pair *p, const struct path *path)
 				    local_port(lfd));
 	}
 	if (lfd >= 0 && cfd >= 0 &&
+	    (!path->prepare || (!path->prepare(lfd) && !path->prepare(cfd))) &&
 	    !connect(cfd, (struct sockaddr *)&addr, len))
 		afd = accept4(lfd, NULL, NULL, SOCK_CLOEXEC);
 	close(lfd);
