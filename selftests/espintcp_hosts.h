@@ -44,30 +44,54 @@ static inline int join_hosts(int ns_a, int ns_b)
 	       run("ip addr add " ADDR_B "/24 dev veth0 && ip link set veth0 up");
 }
 
-/* A's end of the connection is plain TCP, B's is to get the ULP. */
-static inline int connect_hosts(struct pair *p, int ns_a, int ns_b)
+/* What listens in the current namespace, at an address of any family. */
+static inline int listen_at(const char *addr, struct sockaddr_storage *ss,
+			    socklen_t *len)
 {
-	struct sockaddr_in addr = { .sin_family = AF_INET };
-	socklen_t len = sizeof(addr);
+	struct sockaddr_in6 *a6 = (struct sockaddr_in6 *)ss;
+	struct sockaddr_in *a4 = (struct sockaddr_in *)ss;
+	int fd;
+
+	memset(ss, 0, sizeof(*ss));
+	*len = sizeof(*ss);
+	ss->ss_family = strchr(addr, ':') ? AF_INET6 : AF_INET;
+	inet_pton(ss->ss_family, addr, ss->ss_family == AF_INET6 ?
+		  (void *)&a6->sin6_addr : &a4->sin_addr);
+	fd = socket(ss->ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || bind(fd, (struct sockaddr *)ss, sizeof(*ss)) ||
+	    listen(fd, 1) || getsockname(fd, (struct sockaddr *)ss, len))
+		return -1;
+	return fd;
+}
+
+/*
+ * A's end of the connection is plain TCP, B's, at @addr, is to get the ULP.
+ */
+static inline int connect_hosts_at(struct pair *p, const char *addr, int ns_a,
+				   int ns_b)
+{
+	struct sockaddr_storage ss;
+	socklen_t len;
 	int lfd;
 
-	inet_pton(AF_INET, ADDR_B, &addr.sin_addr);
 	if (enter(ns_b))
 		return -1;
-	lfd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (lfd < 0 || bind(lfd, (struct sockaddr *)&addr, len) ||
-	    listen(lfd, 1) || getsockname(lfd, (struct sockaddr *)&addr, &len))
+	lfd = listen_at(addr, &ss, &len);
+	if (lfd < 0 || enter(ns_a))
 		return -1;
-	if (enter(ns_a))
-		return -1;
-	p->raw = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (p->raw < 0 || connect(p->raw, (struct sockaddr *)&addr, len))
+	p->raw = socket(ss.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (p->raw < 0 || connect(p->raw, (struct sockaddr *)&ss, len))
 		return -1;
 	p->ulp = accept4(lfd, NULL, NULL, SOCK_CLOEXEC);
 	p->written = 0;
 	close(lfd);
 	return p->ulp < 0 || enter(ns_b) ||
 	       set_timeout(p->raw, SO_SNDTIMEO, WAIT_MS) ? -1 : 0;
+}
+
+static inline int connect_hosts(struct pair *p, int ns_a, int ns_b)
+{
+	return connect_hosts_at(p, ADDR_B, ns_a, ns_b);
 }
 
 #endif /* ESPINTCP_HOSTS_H */

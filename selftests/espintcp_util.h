@@ -13,6 +13,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/bpf.h>
 #include <linux/tcp.h>
 #include <linux/types.h>
 #include <net/if.h>
@@ -31,6 +32,10 @@
 
 #ifndef SOL_TCP
 #define SOL_TCP			6
+#endif
+
+#ifndef MSG_ZEROCOPY
+#define MSG_ZEROCOPY		0x4000000
 #endif
 
 /* Not a measure of anything, only the point where a test gives up. */
@@ -378,6 +383,19 @@ static inline __u64 bytes_received(int fd)
 	return tcp_info(fd, &ti) ? 0 : ti.tcpi_bytes_received;
 }
 
+/* The sequence number of the next octet written, with nothing on the way. */
+static inline __u32 write_seq(int fd)
+{
+	socklen_t len = sizeof(__u32);
+	__u32 seq = 0;
+
+	set_int(fd, SOL_TCP, TCP_REPAIR, TCP_REPAIR_ON);
+	set_int(fd, SOL_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE);
+	getsockopt(fd, SOL_TCP, TCP_QUEUE_SEQ, &seq, &len);
+	set_int(fd, SOL_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
+	return seq;
+}
+
 /*
  * Waits until the ULP's TCP has taken in all that raw wrote. It does so in
  * softirq, and the ULP looks at it there: what is written next is another
@@ -386,6 +404,18 @@ static inline __u64 bytes_received(int fd)
 static inline int settle(struct pair *p)
 {
 	return wait_for(bytes_received(p->ulp) >= p->written) ? 0 : -1;
+}
+
+/* The internet checksum of an even number of octets. */
+static inline __u16 inet_sum(const void *data, size_t len)
+{
+	const __u16 *p = data;
+	__u32 sum = 0;
+
+	for (; len; len -= 2)
+		sum += *p++;
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~(sum + (sum >> 16));
 }
 
 static inline void fill_pattern(__u8 *p, size_t len, __u32 seed)
@@ -499,6 +529,36 @@ static inline int recv_all(int fd)
 	while (recv(fd, buf, sizeof(buf), MSG_DONTWAIT) > 0)
 		n++;
 	return n;
+}
+
+static inline int bpf(int cmd, union bpf_attr *attr)
+{
+	return syscall(__NR_bpf, cmd, attr, sizeof(*attr));
+}
+
+/* A map with room for one socket. */
+static inline int sockmap_create(void)
+{
+	union bpf_attr attr = {
+		.map_type = BPF_MAP_TYPE_SOCKMAP,
+		.key_size = sizeof(int),
+		.value_size = sizeof(int),
+		.max_entries = 1,
+	};
+
+	return bpf(BPF_MAP_CREATE, &attr);
+}
+
+static inline int sockmap_add(int map, int fd)
+{
+	int key = 0;
+	union bpf_attr attr = {
+		.map_fd = map,
+		.key = (unsigned long)&key,
+		.value = (unsigned long)&fd,
+	};
+
+	return bpf(BPF_MAP_UPDATE_ELEM, &attr);
 }
 
 /*

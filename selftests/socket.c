@@ -8,7 +8,6 @@
  */
 #include "kselftest_harness.h"
 
-#include <linux/bpf.h>
 #include <linux/errqueue.h>
 #include <linux/kcm.h>
 #include <linux/sockios.h>
@@ -24,10 +23,6 @@
 
 #ifndef AF_KCM
 #define AF_KCM		41
-#endif
-
-#ifndef MSG_ZEROCOPY
-#define MSG_ZEROCOPY	0x4000000
 #endif
 
 #define STREAM_MAX	(256 * 1024)
@@ -312,35 +307,6 @@ TEST_F(socket, ulp_tls_second)
 	/* Without TLS in the kernel the call fails earlier. */
 	EXPECT_TRUE(errno == EEXIST || errno == ENOENT);
 	expect_alive(_metadata, &self->p);
-}
-
-static int bpf(int cmd, union bpf_attr *attr)
-{
-	return syscall(__NR_bpf, cmd, attr, sizeof(*attr));
-}
-
-static int sockmap_create(void)
-{
-	union bpf_attr attr = {
-		.map_type = BPF_MAP_TYPE_SOCKMAP,
-		.key_size = sizeof(int),
-		.value_size = sizeof(int),
-		.max_entries = 1,
-	};
-
-	return bpf(BPF_MAP_CREATE, &attr);
-}
-
-static int sockmap_add(int map, int fd)
-{
-	int key = 0;
-	union bpf_attr attr = {
-		.map_fd = map,
-		.key = (unsigned long)&key,
-		.value = (unsigned long)&fd,
-	};
-
-	return bpf(BPF_MAP_UPDATE_ELEM, &attr);
 }
 
 TEST_F(socket, ulp_in_sockmap)
@@ -1419,30 +1385,6 @@ TEST_F(socket, send_small_bounded)
 	expect_alive(_metadata, &self->p);
 }
 
-static __u16 icmp_sum(const void *data, size_t len)
-{
-	const __u16 *p = data;
-	__u32 sum = 0;
-
-	for (; len; len -= 2)
-		sum += *p++;
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~(sum + (sum >> 16));
-}
-
-/* The sequence number of the next octet written, with nothing on the way. */
-static __u32 write_seq(int fd)
-{
-	socklen_t len = sizeof(__u32);
-	__u32 seq = 0;
-
-	set_int(fd, SOL_TCP, TCP_REPAIR, TCP_REPAIR_ON);
-	set_int(fd, SOL_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE);
-	getsockopt(fd, SOL_TCP, TCP_QUEUE_SEQ, &seq, &len);
-	set_int(fd, SOL_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
-	return seq;
-}
-
 /* A router says that @fd's segment at @seq did not find the peer's host. */
 static int host_unreachable(int fd, __u32 seq)
 {
@@ -1469,7 +1411,7 @@ static int host_unreachable(int fd, __u32 seq)
 	m.ip.daddr = peer.sin_addr.s_addr;
 	m.sport = ours.sin_port;
 	m.dport = peer.sin_port;
-	m.icmp.checksum = icmp_sum(&m, sizeof(m));
+	m.icmp.checksum = inet_sum(&m, sizeof(m));
 
 	raw = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
 	ours.sin_port = 0;
