@@ -7,6 +7,8 @@
 #ifndef ESPINTCP_HOSTS_H
 #define ESPINTCP_HOSTS_H
 
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <sys/wait.h>
 
 #include "espintcp_util.h"
@@ -92,6 +94,21 @@ static inline int connect_hosts_at(struct pair *p, const char *addr, int ns_a,
 static inline int connect_hosts(struct pair *p, int ns_a, int ns_b)
 {
 	return connect_hosts_at(p, ADDR_B, ns_a, ns_b);
+}
+
+/* Packets that come in by @dev, from the IP header on: ETH_P_IP or ETH_P_IPV6. */
+static inline int open_capture(const char *dev, int protocol)
+{
+	struct sockaddr_ll sll = {
+		.sll_family = AF_PACKET, .sll_protocol = htons(protocol),
+		.sll_ifindex = if_nametoindex(dev),
+	};
+	int fd = socket(AF_PACKET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+
+	if (fd < 0 || bind(fd, (struct sockaddr *)&sll, sizeof(sll)) ||
+	    set_int(fd, SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20))
+		return -1;
+	return fd;
 }
 
 #endif /* ESPINTCP_HOSTS_H */

@@ -15,8 +15,6 @@
  */
 #include "kselftest_harness.h"
 
-#include <linux/if_ether.h>
-#include <linux/if_packet.h>
 #include <netdb.h>
 #include <netinet/ip.h>
 #include <netinet/ip6.h>
@@ -392,20 +390,6 @@ static ssize_t make_records(const struct bench *b, const char *algo)
 	close(maker.ulp);
 	close(maker.raw);
 	return at;
-}
-
-static int open_capture(const char *dev, int protocol)
-{
-	struct sockaddr_ll sll = {
-		.sll_family = AF_PACKET, .sll_protocol = htons(protocol),
-		.sll_ifindex = if_nametoindex(dev),
-	};
-	int fd = socket(AF_PACKET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
-
-	if (fd < 0 || bind(fd, (struct sockaddr *)&sll, sizeof(sll)) ||
-	    set_int(fd, SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20))
-		return -1;
-	return fd;
 }
 
 static int capture_b(const struct bench *b)
