@@ -15,6 +15,9 @@
 
 #define ADDR_A		"192.0.2.1"
 #define ADDR_B		"192.0.2.2"
+/* Whoever wants them adds them. */
+#define ADDR6_A		"2001:db8::1"
+#define ADDR6_B		"2001:db8::2"
 
 static inline int run(const char *command)
 {
@@ -46,49 +49,83 @@ static inline int join_hosts(int ns_a, int ns_b)
 	       run("ip addr add " ADDR_B "/24 dev veth0 && ip link set veth0 up");
 }
 
-/* What listens in the current namespace, at an address of any family. */
-static inline int listen_at(const char *addr, struct sockaddr_storage *ss,
-			    socklen_t *len)
+static inline socklen_t set_addr(struct sockaddr_storage *ss, const char *addr,
+				 in_port_t port)
 {
 	struct sockaddr_in6 *a6 = (struct sockaddr_in6 *)ss;
 	struct sockaddr_in *a4 = (struct sockaddr_in *)ss;
-	int fd;
 
 	memset(ss, 0, sizeof(*ss));
-	*len = sizeof(*ss);
 	ss->ss_family = strchr(addr, ':') ? AF_INET6 : AF_INET;
 	inet_pton(ss->ss_family, addr, ss->ss_family == AF_INET6 ?
 		  (void *)&a6->sin6_addr : &a4->sin_addr);
-	fd = socket(ss->ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0 || bind(fd, (struct sockaddr *)ss, sizeof(*ss)) ||
-	    listen(fd, 1) || getsockname(fd, (struct sockaddr *)ss, len))
-		return -1;
-	return fd;
+	a6->sin6_port = port;	/* both families have it there */
+	return ss->ss_family == AF_INET6 ? sizeof(*a6) : sizeof(*a4);
 }
 
-/*
- * A's end of the connection is plain TCP, B's, at @addr, is to get the ULP.
- */
-static inline int connect_hosts_at(struct pair *p, const char *addr, int ns_a,
-				   int ns_b)
+static inline int bind_to(int fd, const char *addr)
 {
 	struct sockaddr_storage ss;
-	socklen_t len;
+	socklen_t len = set_addr(&ss, addr, 0);
+
+	return bind(fd, (struct sockaddr *)&ss, len);
+}
+
+static inline int bind_to_device(int fd, const char *dev)
+{
+	return setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, dev, strlen(dev));
+}
+
+/* Where B accepts connections, at @addr, of a VRF only if @vrf is not NULL. */
+static inline int listen_host(int ns_b, const char *vrf, const char *addr)
+{
 	int lfd;
 
 	if (enter(ns_b))
 		return -1;
-	lfd = listen_at(addr, &ss, &len);
-	if (lfd < 0 || enter(ns_a))
+	lfd = socket(strchr(addr, ':') ? AF_INET6 : AF_INET,
+		     SOCK_STREAM | SOCK_CLOEXEC, 0);
+	return lfd < 0 || (vrf && bind_to_device(lfd, vrf)) ||
+	       bind_to(lfd, addr) || listen(lfd, 1) ? -1 : lfd;
+}
+
+/*
+ * A connection to where B listens, from the address @from if that matters. A's end
+ * of it is plain TCP, B's is to get the ULP.
+ */
+static inline int connect_to(struct pair *p, int lfd, int ns_a, int ns_b,
+			     const char *from)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof(ss);
+
+	p->written = 0;
+	if (getsockname(lfd, (struct sockaddr *)&ss, &len) || enter(ns_a))
 		return -1;
 	p->raw = socket(ss.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (p->raw < 0 || connect(p->raw, (struct sockaddr *)&ss, len))
+	if (p->raw < 0 || (from && bind_to(p->raw, from)) ||
+	    connect(p->raw, (struct sockaddr *)&ss, len))
 		return -1;
 	p->ulp = accept4(lfd, NULL, NULL, SOCK_CLOEXEC);
-	p->written = 0;
-	close(lfd);
 	return p->ulp < 0 || enter(ns_b) ||
 	       set_timeout(p->raw, SO_SNDTIMEO, WAIT_MS) ? -1 : 0;
+}
+
+/* The only one there will be. */
+static inline int connect_hosts_over(struct pair *p, const char *vrf,
+				     const char *addr, int ns_a, int ns_b)
+{
+	int lfd = listen_host(ns_b, vrf, addr), err;
+
+	err = lfd < 0 ? -1 : connect_to(p, lfd, ns_a, ns_b, NULL);
+	close(lfd);
+	return err;
+}
+
+static inline int connect_hosts_at(struct pair *p, const char *addr, int ns_a,
+				   int ns_b)
+{
+	return connect_hosts_over(p, NULL, addr, ns_a, ns_b);
 }
 
 static inline int connect_hosts(struct pair *p, int ns_a, int ns_b)

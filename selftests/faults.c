@@ -2,8 +2,13 @@
 /*
  * Every allocation that the module makes, or that is made for it, fails once, and
  * so does every copy from and to a process: while a connection, its SAs and
- * traffic both ways come and go. Whoever asked is told, the stream stays whole,
- * and as soon as there is memory again all of it works, on the same connection.
+ * traffic both ways come and go, while another one takes its place, and while it
+ * ends. Whoever asked is told, the stream stays whole, and as soon as there is
+ * memory again all of it works, on the same connection.
+ *
+ * FAULTS_PASSES=N  of tests with many, or long, passes: about how many, one as far
+ *                  from the next as it takes (0: each one fails)
+ * FAULTS_START=N   repeats a run: which is the first
  *
  * Where the kernel has no fault injection there is nothing to test; that of
  * "make check-debug" has.
@@ -11,21 +16,30 @@
 #include "kselftest_harness.h"
 
 #include <linux/sockios.h>
+#include <sys/param.h>
 
 #include "espintcp_hosts.h"
+#include "espintcp_random.h"
 
 #define DEBUGFS		"/sys/kernel/debug/"
 #define INNER_A		"10.0.1.1"
 #define INNER_B		"10.0.2.1"
 #define GCM "aead rfc4106(gcm(aes)) 0x0102030405060708090a0b0c0d0e0f1011121314 128"
-#define SA_AB "src " ADDR_A " dst " ADDR_B " proto esp spi 0x1001"
-#define SA_BA "src " ADDR_B " dst " ADDR_A " proto esp spi 0x1002"
 #define MODE " mode tunnel reqid 1 "
 
 #define PREFIX		"IKETCP"
 /* Larger than what TCP sends in one piece over veth without offloads. */
 #define IKE_LARGE	5000
 #define DATAGRAM	1300
+/* Several of the largest segments. */
+#define STREAM		(256 * 1024)
+#define SOME_PASSES	30
+/* Of those with new hosts for each */
+#define LONG_PASSES	6
+/* More than there are in any pass */
+#define NONE_FAILS	1000000000L
+/* One more failure may be a matter of chance, but not of so many passes. */
+#define CLEAN_PASSES	3
 
 /* @ip takes commands for ip(8), and @errors has what it says of them. */
 struct host {
@@ -39,9 +53,28 @@ struct host {
 	const char *peer_addr;
 };
 
+/* Addresses of the connection, and the SAs on it. */
+static const struct outer {
+	int family;
+	const char *b;
+	const char *sa_ab;
+	const char *sa_ba;
+} outer_v4 = {
+	AF_INET, ADDR_B,
+	"src " ADDR_A " dst " ADDR_B " proto esp spi 0x1001",
+	"src " ADDR_B " dst " ADDR_A " proto esp spi 0x1002",
+}, outer_v6 = {
+	AF_INET6, ADDR6_B,
+	"src " ADDR6_A " dst " ADDR6_B " proto esp spi 0x1001",
+	"src " ADDR6_B " dst " ADDR6_A " proto esp spi 0x1002",
+};
+
+/* @inner is a TCP connection through the SAs, where a test has one. */
 struct bench {
+	const struct outer *outer;
 	struct host a;
 	struct host b;
+	struct pair inner;
 	__u8 *buf;
 };
 
@@ -53,7 +86,8 @@ FIXTURE(faults)
 /*
  * One that fails is chosen by what passes before it: octets of slab objects, no
  * smaller than @step; pages, and copies, one by one. There are no fewer than
- * @least of them, or the filter has missed the module.
+ * @least of them that fail, and than @all that could where only some do, or the
+ * filter has missed the module.
  */
 FIXTURE_VARIANT(faults)
 {
@@ -61,14 +95,25 @@ FIXTURE_VARIANT(faults)
 	int step;
 	int least;
 	int least_accepted;
+	struct {
+		long first;
+		long v6;
+		long moving;
+		long closing;
+		long large;
+	} all;
 };
 
 FIXTURE_VARIANT_ADD(faults, slab)
 {
 	.what = "failslab",
 	.step = 64,
-	.least = 100,
+	.least = 800,
 	.least_accepted = 20,
+	.all = {
+		.first = 60000, .v6 = 50000, .moving = 40000,
+		.closing = 6000, .large = 500000,
+	},
 };
 
 FIXTURE_VARIANT_ADD(faults, pages)
@@ -83,6 +128,7 @@ FIXTURE_VARIANT_ADD(faults, copies)
 	.what = "fail_usercopy",
 	.step = 1,
 	.least = 8,
+	.all = { .first = 8, .v6 = 8, .moving = 8 },
 };
 
 static int set_fault(const char *what, const char *name, const char *value)
@@ -170,12 +216,24 @@ static int inner_socket(const char *addr)
 	return fd < 0 || bind(fd, (struct sockaddr *)&sin, sizeof(sin)) ? -1 : fd;
 }
 
-static int set_host_up(struct host *h, const char *setup)
+/* In as few programs as can be: starting them takes longer than all else. */
+static int set_host_up(struct host *h, const char *outer6, const char *peer,
+		       const char *sa_out, const char *sa_in)
 {
-	if (enter(h->ns) || run("set -e; ip link add inner type dummy; "
-				"ip link set inner up; "
-				"ethtool -K veth0 tso off gso off") ||
-	    run(setup))
+	char command[1024];
+
+	snprintf(command, sizeof(command),
+		 "ethtool -K veth0 tso off gso off && ip -batch - <<EOT\n"
+		 "link add inner type dummy\n"
+		 "link set inner up\n"
+		 "addr add %s/24 dev inner\n"
+		 "addr add %s/64 dev veth0 nodad\n"
+		 "route add %s via %s rto_min 20ms\n"
+		 "xfrm policy add dst %s dir out tmpl %s" MODE "\n"
+		 "xfrm policy add dst %s dir in tmpl %s" MODE "\n"
+		 "EOT", h->addr, outer6, h->peer_addr, peer,
+		 h->peer_addr, sa_out, h->addr, sa_in);
+	if (enter(h->ns) || run(command))
 		return -1;
 	h->inner = inner_socket(h->addr);
 	return h->inner < 0 ? -1 : 0;
@@ -183,16 +241,33 @@ static int set_host_up(struct host *h, const char *setup)
 
 static int set_hosts_up(struct bench *b)
 {
+	const char *ab = b->outer->sa_ab, *ba = b->outer->sa_ba;
+
 	return join_hosts(b->a.ns, b->b.ns) ||
-	       set_host_up(&b->a, "set -e; ip addr add " INNER_A "/24 dev inner; "
-			   "ip route add 10.0.2.0/24 via " ADDR_B "; "
-			   "ip xfrm policy add dst " INNER_B " dir out tmpl " SA_AB MODE "; "
-			   "ip xfrm policy add dst " INNER_A " dir in tmpl " SA_BA MODE) ||
-	       set_host_up(&b->b, "set -e; ip addr add " INNER_B "/24 dev inner; "
-			   "ip route add 10.0.1.0/24 via " ADDR_A "; "
-			   "ip xfrm policy add dst " INNER_A " dir out tmpl " SA_BA MODE "; "
-			   "ip xfrm policy add dst " INNER_B " dir in tmpl " SA_AB MODE)
-	       ? -1 : 0;
+	       set_host_up(&b->a, ADDR6_A, ADDR_B, ab, ba) ||
+	       set_host_up(&b->b, ADDR6_B, ADDR_A, ba, ab) ? -1 : 0;
+}
+
+static int new_hosts(struct bench *b)
+{
+	if (new_netns())
+		return -1;
+	b->a.ns = own_ns();
+	if (new_netns())
+		return -1;
+	b->b.ns = own_ns();
+	return set_hosts_up(b);
+}
+
+static int set_bench_up(struct bench *b, const struct outer *outer)
+{
+	b->outer = outer;
+	b->buf = calloc(1, RECORD_MAX);
+	b->a.addr = INNER_A;
+	b->a.peer_addr = INNER_B;
+	b->b.addr = INNER_B;
+	b->b.peer_addr = INNER_A;
+	return new_hosts(b);
 }
 
 FIXTURE_SETUP(faults)
@@ -201,16 +276,7 @@ FIXTURE_SETUP(faults)
 
 	if (access(DEBUGFS "failslab/require-start", F_OK))
 		SKIP(return, "a kernel without fault injection");
-	b->buf = calloc(1, RECORD_MAX);
-	b->a.addr = INNER_A;
-	b->a.peer_addr = INNER_B;
-	b->b.addr = INNER_B;
-	b->b.peer_addr = INNER_A;
-	ASSERT_EQ(0, new_netns());
-	b->a.ns = own_ns();
-	ASSERT_EQ(0, new_netns());
-	b->b.ns = own_ns();
-	ASSERT_EQ(0, set_hosts_up(b));
+	ASSERT_EQ(0, set_bench_up(b, &outer_v4));
 	ASSERT_EQ(0, set_faults_up(variant->what));
 }
 
@@ -249,7 +315,6 @@ static bool has_ulp(struct __test_metadata *_metadata, int fd)
 	return false;
 }
 
-/* Starting a program takes longer than all else. */
 static int start_ip(struct host *h)
 {
 	int in[2], errors[2];
@@ -281,23 +346,39 @@ static void stop_ip(struct host *h)
 /* No command of ip's: its complaint tells that it has come so far. */
 #define DONE "done"
 
-/* Both SAs, anew; false if they were not to be had. ip ends with an error. */
-static bool add_sas(struct host *h, int port_a, int port_b)
+/* Whether it does the last of what it was told; ip ends with an error. */
+static bool ip_is_done(struct host *h)
 {
 	char line[256];
 
-	if (!h->ip && start_ip(h))
-		return false;
-	fprintf(h->ip, "xfrm state flush\n"
-		"xfrm state add " SA_AB MODE GCM " encap espintcp %d %d 0.0.0.0\n"
-		"xfrm state add " SA_BA MODE GCM " encap espintcp %d %d 0.0.0.0\n"
-		DONE "\n", port_a, port_b, port_b, port_a);
+	fprintf(h->ip, DONE "\n");
 	fflush(h->ip);
 	while (fgets(line, sizeof(line), h->errors))
 		if (strstr(line, "\"" DONE "\""))
 			return fgets(line, sizeof(line), h->errors);
 	stop_ip(h);
 	return false;
+}
+
+static void add_sa(const struct host *h, const char *sa, int sport, int dport)
+{
+	fprintf(h->ip, "xfrm state add %s" MODE "flag af-unspec " GCM
+		" encap espintcp %d %d 0.0.0.0\n",
+		sa, sport, dport);
+}
+
+/* Both SAs of @h for the connection, anew; false if they were not to be had. */
+static bool add_sas(const struct bench *b, struct host *h)
+{
+	int port_a = ntohs(local_port(b->a.conn));
+	int port_b = ntohs(local_port(b->b.conn));
+
+	if (!h->ip && start_ip(h))
+		return false;
+	fprintf(h->ip, "xfrm state flush\n");
+	add_sa(h, b->outer->sa_ab, port_a, port_b);
+	add_sa(h, b->outer->sa_ba, port_b, port_a);
+	return ip_is_done(h);
 }
 
 static long send_ike(const struct host *h, __u8 *buf, size_t len, __u32 seed)
@@ -376,41 +457,74 @@ static void expect_service(struct __test_metadata *_metadata, struct bench *b,
 	ASSERT_TRUE(hears(_metadata, to->inner, b->buf, 11));
 }
 
+/* Whether anything failed since arm(), and both ends are to go on. */
+static int end_of_failures(struct __test_metadata *_metadata, struct bench *b,
+			   const char *what)
+{
+	int failed = disarm(what);
+
+	ASSERT_LE(0, failed);
+	ASSERT_TRUE(has_ulp(_metadata, b->a.conn));
+	ASSERT_TRUE(has_ulp(_metadata, b->b.conn));
+	return failed;
+}
+
+/* One connection from A to B, new. */
+static void open_conn(struct __test_metadata *_metadata, struct bench *b, int lfd)
+{
+	struct pair p;
+
+	ASSERT_EQ(0, connect_to(&p, lfd, b->a.ns, b->b.ns, NULL));
+	b->a.conn = p.raw;
+	b->b.conn = p.ulp;
+}
+
+static void open_only_conn(struct __test_metadata *_metadata, struct bench *b)
+{
+	int lfd = listen_host(b->b.ns, NULL, b->outer->b);
+
+	ASSERT_LE(0, lfd);
+	open_conn(_metadata, b, lfd);
+	close(lfd);
+}
+
+static void close_conn(struct bench *b)
+{
+	close(b->a.conn);
+	close(b->b.conn);
+}
+
+static void expect_service_both_ways(struct __test_metadata *_metadata,
+				     struct bench *b)
+{
+	expect_service(_metadata, b, &b->a, &b->b);
+	expect_service(_metadata, b, &b->b, &b->a);
+}
+
 /* Whether something failed. */
 static int fail_one(struct __test_metadata *_metadata, struct bench *b,
 		    const char *what, long pass)
 {
 	struct host *a = &b->a, *z = &b->b;
 	bool ulps, sas_a, sas_b;
-	int pa, pb, failed;
-	struct pair p;
+	int failed;
 
-	ASSERT_EQ(0, connect_hosts(&p, a->ns, z->ns));
-	a->conn = p.raw;
-	z->conn = p.ulp;
-	pa = ntohs(local_port(a->conn));
-	pb = ntohs(local_port(z->conn));
-
+	open_only_conn(_metadata, b);
 	ASSERT_EQ(0, arm(what, pass));
 	ulps = has_ulp(_metadata, a->conn) && has_ulp(_metadata, z->conn);
-	sas_a = add_sas(a, pa, pb);
-	sas_b = add_sas(z, pa, pb);
+	sas_a = add_sas(b, a);
+	sas_b = add_sas(b, z);
 	/* Without the ULP it would be no records. */
 	if (ulps) {
 		talk(_metadata, b, a, z);
 		talk(_metadata, b, z, a);
 	}
-	failed = disarm(what);
-	ASSERT_LE(0, failed);
+	failed = end_of_failures(_metadata, b, what);
 
-	ASSERT_TRUE(has_ulp(_metadata, a->conn));
-	ASSERT_TRUE(has_ulp(_metadata, z->conn));
-	ASSERT_TRUE(sas_a || add_sas(a, pa, pb));
-	ASSERT_TRUE(sas_b || add_sas(z, pa, pb));
-	expect_service(_metadata, b, a, z);
-	expect_service(_metadata, b, z, a);
-	close(a->conn);
-	close(z->conn);
+	ASSERT_TRUE(sas_a || add_sas(b, a));
+	ASSERT_TRUE(sas_b || add_sas(b, z));
+	expect_service_both_ways(_metadata, b);
+	close_conn(b);
 	return failed;
 }
 
@@ -425,23 +539,156 @@ static void expect_none_left(struct __test_metadata *_metadata, struct host *h)
 	EXPECT_EQ(0, run("ip xfrm state flush && ip xfrm policy flush"));
 }
 
+static void expect_hosts_clean(struct __test_metadata *_metadata,
+			       struct bench *b)
+{
+	expect_none_left(_metadata, &b->a);
+	expect_none_left(_metadata, &b->b);
+}
+
+static void leave_hosts(struct bench *b)
+{
+	close(b->a.inner);
+	close(b->b.inner);
+	close(b->a.ns);
+	close(b->b.ns);
+}
+
+/*
+ * As fail_one(), on hosts that have never had a connection or an SA: what a
+ * namespace has once, such as netfilter's hooks, is not there yet.
+ */
+static int fail_first(struct __test_metadata *_metadata, struct bench *b,
+		      const char *what, long pass)
+{
+	int failed = fail_one(_metadata, b, what, pass);
+
+	expect_hosts_clean(_metadata, b);
+	leave_hosts(b);
+	ASSERT_EQ(0, new_hosts(b));
+	return failed;
+}
+
+/*
+ * Another connection takes the place of one, as after a change of networks: A opens
+ * it, closes the old one and speaks on the new one, which B follows.
+ */
+static int fail_moving(struct __test_metadata *_metadata, struct bench *b,
+		       const char *what, long pass)
+{
+	int lfd = listen_host(b->b.ns, NULL, b->outer->b);
+	struct host *a = &b->a, *z = &b->b;
+	int failed, old_a, old_b;
+	long moved;
+	bool ulps;
+
+	ASSERT_LE(0, lfd);
+	open_conn(_metadata, b, lfd);
+	ASSERT_TRUE(has_ulp(_metadata, a->conn) && has_ulp(_metadata, z->conn));
+	ASSERT_TRUE(add_sas(b, a) && add_sas(b, z));
+	expect_service_both_ways(_metadata, b);
+	old_a = a->conn;
+	old_b = z->conn;
+	ASSERT_EQ(0, enter(z->ns));
+	moved = counter("EspTcpPathMoved");
+
+	ASSERT_EQ(0, arm(what, pass));
+	open_conn(_metadata, b, lfd);
+	ulps = has_ulp(_metadata, a->conn) && has_ulp(_metadata, z->conn);
+	close(old_a);
+	if (ulps) {
+		talk(_metadata, b, a, z);
+		talk(_metadata, b, z, a);
+	}
+	close(old_b);
+	failed = end_of_failures(_metadata, b, what);
+	close(lfd);
+
+	/* Found by its peer only if there was memory to note it. */
+	if (!failed) {
+		ASSERT_EQ(0, enter(z->ns));
+		EXPECT_LT(moved, counter("EspTcpPathMoved"));
+	} else {
+		ASSERT_TRUE(add_sas(b, a) && add_sas(b, z));
+	}
+	expect_service_both_ways(_metadata, b);
+	close_conn(b);
+	return failed;
+}
+
+/* Of both hosts together. */
+static long counter_of_both(const struct bench *b, const char *name)
+{
+	long sum;
+
+	enter(b->a.ns);
+	sum = counter(name);
+	enter(b->b.ns);
+	return sum + counter(name);
+}
+
 typedef int (*fail_fn)(struct __test_metadata *_metadata, struct bench *b,
 		       const char *what, long pass);
 
-/* One after the other, until none is left to fail. Returns how many did. */
+/* From @pass on, until none is left to fail. Returns how many did. */
+static long fail_from(struct __test_metadata *_metadata, struct bench *b,
+		      const char *what, long pass, long step, fail_fn fail)
+{
+	int clean = 0;
+	long n = 0;
+
+	for (; clean < CLEAN_PASSES; pass += step) {
+		if (fail(_metadata, b, what, pass)) {
+			clean = 0;
+			n++;
+		} else {
+			clean++;
+		}
+	}
+	TH_LOG("%ld failures, up to %ld, %ld from each other", n, pass, step);
+	return n;
+}
+
+/* One after the other. Returns how many did. */
 static long fail_each(struct __test_metadata *_metadata, struct bench *b,
 		      const char *what, int step, fail_fn fail)
 {
-	long pass = 0, n = 0;
-
 	/* What is made once, such as a protocol's table, is there then. */
-	ASSERT_EQ(0, fail(_metadata, b, what, 1 << 30));
-	while (fail(_metadata, b, what, pass)) {
-		pass += step;
-		n++;
-	}
-	TH_LOG("%ld failures, up to %ld", n, pass);
-	return n;
+	ASSERT_EQ(0, fail(_metadata, b, what, NONE_FAILS));
+	return fail_from(_metadata, b, what, 0, step, fail);
+}
+
+/* In what units see above, the space that is left. */
+static long space_left(const char *what)
+{
+	char path[128], space[32];
+
+	snprintf(path, sizeof(path), DEBUGFS "%s/space", what);
+	return read_line(path, space, sizeof(space)) ? -1 : strtol(space, NULL, 10);
+}
+
+/*
+ * Some of them, in about @passes passes; not the same ones in each run. At least
+ * @least could fail, in the units of @step.
+ */
+static void fail_some(struct __test_metadata *_metadata, struct bench *b,
+		      const char *what, long step, long least, long passes,
+		      fail_fn fail)
+{
+	long all, first, n;
+
+	passes = env_number("FAULTS_PASSES", passes);
+	ASSERT_EQ(0, fail(_metadata, b, what, NONE_FAILS));
+	all = NONE_FAILS - space_left(what);
+	EXPECT_LE(least, all);
+	if (passes)
+		step = MAX(step, all / passes);
+	first = env_number("FAULTS_START", time(NULL)) % step;
+	TH_LOG("%ld could fail, FAULTS_START=%ld", all, first);
+	n = fail_from(_metadata, b, what, first, step, fail);
+	/* It is not quite the same each time, or depends on what was before. */
+	if (least)
+		EXPECT_LE(all / step / 2, n);
 }
 
 TEST_F_TIMEOUT(faults, one_by_one, 3600)
@@ -450,8 +697,214 @@ TEST_F_TIMEOUT(faults, one_by_one, 3600)
 
 	EXPECT_LE(variant->least,
 		  fail_each(_metadata, b, variant->what, variant->step, fail_one));
-	expect_none_left(_metadata, &b->a);
+	if (!strcmp(variant->what, "failslab")) {
+		EXPECT_LT(0, counter_of_both(b, "EspTcpInNoMem"));
+		EXPECT_LT(0, counter_of_both(b, "EspTcpOutNoMem"));
+	}
+	expect_hosts_clean(_metadata, b);
+}
+
+TEST_F_TIMEOUT(faults, first_sa, 3600)
+{
+	struct bench *b = &self->bench;
+
+	fail_some(_metadata, b, variant->what, variant->step,
+		  variant->all.first, LONG_PASSES, fail_first);
+}
+
+/* The same over IPv6. */
+TEST_F_TIMEOUT(faults, v6, 3600)
+{
+	struct bench *b = &self->bench;
+
+	leave_hosts(b);
+	b->outer = &outer_v6;
+	ASSERT_EQ(0, new_hosts(b));
+	fail_some(_metadata, b, variant->what, variant->step,
+		  variant->all.v6, SOME_PASSES, fail_one);
+	expect_hosts_clean(_metadata, b);
+}
+
+TEST_F_TIMEOUT(faults, moving, 3600)
+{
+	struct bench *b = &self->bench;
+
+	fail_some(_metadata, b, variant->what, variant->step,
+		  variant->all.moving, SOME_PASSES, fail_moving);
+	expect_hosts_clean(_metadata, b);
+}
+
+/* What a socket of B's sent and what came of it. */
+static long lost_on_the_way_in(void)
+{
+	return counter("EspTcpOutQueueFull") + counter("EspTcpOutAqmDrop") +
+	       counter("EspTcpOutNoConn") + counter("EspTcpOutNoMem");
+}
+
+/* Fills the queue of B's end; returns how many messages it has accepted. */
+static long fill_queue(struct __test_metadata *_metadata, struct bench *b)
+{
+	long lost = lost_on_the_way_in(), n = 0;
+	int i;
+
+	ASSERT_EQ(0, set_int(b->a.conn, SOL_SOCKET, SO_RCVBUF, 4096));
+	ASSERT_EQ(0, set_int(b->b.conn, SOL_SOCKET, SO_SNDBUF, 4096));
+	for (i = 0; i < 100; i++, n++)
+		ASSERT_EQ(DATAGRAM, send_inner(&b->b, b->buf, i));
+	while (send_ike(&b->b, b->buf, IKE_LARGE, n) == IKE_LARGE)
+		n++;
+	EXPECT_EQ(EAGAIN, errno);
+	return n - (lost_on_the_way_in() - lost);
+}
+
+/* To the end of the stream, where a record may be cut off. */
+static long read_whole_records(int fd, __u8 *buf)
+{
+	long n = 0;
+
+	while (raw_read_record(fd, buf) >= 0)
+		n++;
+	return n;
+}
+
+/* A connection ends while its peer does not read: A's end is plain TCP here. */
+static int fail_closing(struct __test_metadata *_metadata, struct bench *b,
+			const char *what, long pass)
+{
+	long accepted, closed, no_conn, delivered;
+	int failed;
+
+	open_only_conn(_metadata, b);
+	ASSERT_EQ(0, set_timeout(b->a.conn, SO_RCVTIMEO, WAIT_MS));
+	ASSERT_TRUE(has_ulp(_metadata, b->b.conn));
+	ASSERT_TRUE(add_sas(b, &b->b));
+	ASSERT_EQ(0, enter(b->b.ns));
+	accepted = fill_queue(_metadata, b);
+	closed = counter("EspTcpOutClosed");
+	no_conn = counter("EspTcpOutNoConn");
+
+	ASSERT_EQ(0, arm(what, pass));
+	close(b->b.conn);
+	failed = disarm(what);
+	ASSERT_LE(0, failed);
+
+	EXPECT_EQ(counter("EspTcpConnOpened"), counter("EspTcpConnClosed"));
+	send_inner(&b->b, b->buf, 0);
+	EXPECT_EQ(no_conn + 1, counter("EspTcpOutNoConn"));
+	delivered = read_whole_records(b->a.conn, b->buf);
+	closed = counter("EspTcpOutClosed") - closed;
+	EXPECT_EQ(accepted, delivered + closed);
+	if (!failed)
+		EXPECT_EQ(0, closed);
+	close(b->a.conn);
+	return failed;
+}
+
+TEST_F_TIMEOUT(faults, closing, 3600)
+{
+	struct bench *b = &self->bench;
+
+	fail_some(_metadata, b, variant->what, variant->step,
+		  variant->all.closing, SOME_PASSES, fail_closing);
 	expect_none_left(_metadata, &b->b);
+}
+
+/* A TCP connection from A to B, through the SAs. */
+static int connect_inner(struct bench *b)
+{
+	int lfd = listen_host(b->b.ns, NULL, INNER_B);
+	int err = connect_to(&b->inner, lfd, b->a.ns, b->b.ns, INNER_A);
+
+	close(lfd);
+	return err;
+}
+
+/* One direction of a stream of @STREAM octets. */
+struct flow {
+	int from;
+	int to;
+	__u8 *sent;
+	__u8 *got;
+	size_t out;
+	size_t in;
+};
+
+/* As far as it goes; whether all of it has come. */
+static bool flow_on(struct flow *f)
+{
+	ssize_t n;
+
+	n = send(f->from, f->sent + f->out, STREAM - f->out,
+		 MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (n > 0)
+		f->out += n;
+	n = recv(f->to, f->got + f->in, STREAM - f->in, MSG_DONTWAIT);
+	if (n > 0)
+		f->in += n;
+	return f->in == STREAM;
+}
+
+/* Both directions at once, whatever fails meanwhile. */
+static int fail_large(struct __test_metadata *_metadata, struct bench *b,
+		      const char *what, long pass)
+{
+	static __u8 sent[STREAM], got[2][STREAM];
+	struct flow there = {
+		.from = b->inner.raw, .to = b->inner.ulp,
+		.sent = sent, .got = got[0],
+	};
+	struct flow back = {
+		.from = b->inner.ulp, .to = b->inner.raw,
+		.sent = sent, .got = got[1],
+	};
+	int failed;
+
+	fill_pattern(sent, STREAM, pass);
+	ASSERT_EQ(0, arm(what, pass));
+	EXPECT_TRUE(wait_for(flow_on(&there) & flow_on(&back)));
+	failed = disarm(what);
+	ASSERT_LE(0, failed);
+
+	EXPECT_EQ(STREAM, there.in);
+	EXPECT_EQ(STREAM, back.in);
+	EXPECT_EQ(0, memcmp(sent, there.got, STREAM));
+	EXPECT_EQ(0, memcmp(sent, back.got, STREAM));
+	expect_service_both_ways(_metadata, b);
+	return failed;
+}
+
+static void expect_large(struct __test_metadata *_metadata, const struct host *h)
+{
+	ASSERT_EQ(0, enter(h->ns));
+	EXPECT_LT(0, counter("EspTcpOutGso"));
+	EXPECT_LT(0, counter("EspTcpInGro"));
+}
+
+static int offload(const struct host *h)
+{
+	return enter(h->ns) || run("ethtool -K veth0 tso on gso on") ? -1 : 0;
+}
+
+TEST_F_TIMEOUT(faults, large, 3600)
+{
+	struct bench *b = &self->bench;
+
+	ASSERT_EQ(0, offload(&b->a));
+	ASSERT_EQ(0, offload(&b->b));
+	open_only_conn(_metadata, b);
+	ASSERT_TRUE(has_ulp(_metadata, b->a.conn));
+	ASSERT_TRUE(has_ulp(_metadata, b->b.conn));
+	ASSERT_TRUE(add_sas(b, &b->a) && add_sas(b, &b->b));
+	ASSERT_EQ(0, connect_inner(b));
+	ASSERT_EQ(0, fail_large(_metadata, b, variant->what, NONE_FAILS));
+	expect_large(_metadata, &b->a);
+	expect_large(_metadata, &b->b);
+	fail_some(_metadata, b, variant->what, variant->step,
+		  variant->all.large, SOME_PASSES, fail_large);
+	close_conn(b);
+	close(b->inner.raw);
+	close(b->inner.ulp);
+	expect_hosts_clean(_metadata, b);
 }
 
 /* Records in pieces, each of them a segment; whatever comes of them. */
@@ -544,6 +997,53 @@ TEST_F_TIMEOUT(faults, one_by_one_with_prefix, 3600)
 		  fail_each(_metadata, b, variant->what, variant->step,
 			    fail_one_accepted));
 	expect_none_left(_metadata, &b->b);
+}
+
+/* Memory of SAs comes in pages for many of them, in large ones if there are. */
+#define SAS_OF_PAGES	400
+
+FIXTURE(sas)
+{
+	struct bench bench;
+};
+
+FIXTURE_SETUP(sas)
+{
+	if (access(DEBUGFS "fail_page_alloc/require-start", F_OK))
+		SKIP(return, "a kernel without fault injection");
+	ASSERT_EQ(0, set_bench_up(&self->bench, &outer_v4));
+	ASSERT_EQ(0, set_faults_up("fail_page_alloc"));
+}
+
+FIXTURE_TEARDOWN(sas)
+{
+	set_fault("fail_page_alloc", "probability", "0");
+	free(self->bench.buf);
+}
+
+/* Each asks for the first pages in vain: an SA is there or is refused. */
+TEST_F_TIMEOUT(sas, pages, 3600)
+{
+	struct host *h = &self->bench.a;
+	int i, added = 0, refused = 0;
+	char sa[128];
+
+	for (i = 0; added < SAS_OF_PAGES; i++) {
+		snprintf(sa, sizeof(sa), "src " ADDR_A " dst " ADDR_B " proto esp spi %d",
+			 0x1000 + i);
+		ASSERT_TRUE(h->ip || !start_ip(h));
+		ASSERT_EQ(0, arm("fail_page_alloc", 0));
+		ASSERT_EQ(0, set_fault("fail_page_alloc", "times", "2"));
+		add_sa(h, sa, 4500, 4501);
+		if (ip_is_done(h))
+			added++;
+		else
+			refused++;
+		ASSERT_LE(0, disarm("fail_page_alloc"));
+	}
+	TH_LOG("%d added, %d refused", added, refused);
+	EXPECT_LT(0, refused);
+	EXPECT_EQ(0, run("ip xfrm state flush"));
 }
 
 TEST_HARNESS_MAIN

@@ -56,8 +56,8 @@ static const struct net net4 = {
 static const struct net net6 = {
 	.family = AF_INET6,
 	.loopback = "::1",
-	.a = "2001:db8::1",
-	.b = "2001:db8::2",
+	.a = ADDR6_A,
+	.b = ADDR6_B,
 	.inner_a = "2001:db8:1::1",
 	.inner_b = "2001:db8:1::2",
 };
@@ -428,15 +428,15 @@ static int add_addresses(const struct bench *b, bool loopback)
 	if (loopback && b->net == &net4)
 		return run("ip addr add " ADDR_B "/32 dev lo");
 	if (loopback)
-		return run("ip addr add 2001:db8::2/128 dev lo");
+		return run("ip addr add " ADDR6_B "/128 dev lo");
 	if (join_hosts(b->ns_a, b->ns_b))
 		return -1;
 	if (b->net == &net4)
 		return 0;
 	return enter(b->ns_a) ||
-	       run("ip addr add 2001:db8::1/64 dev veth0 nodad") ||
+	       run("ip addr add " ADDR6_A "/64 dev veth0 nodad") ||
 	       enter(b->ns_b) ||
-	       run("ip addr add 2001:db8::2/64 dev veth0 nodad");
+	       run("ip addr add " ADDR6_B "/64 dev veth0 nodad");
 }
 
 FIXTURE_SETUP(pages)
