@@ -638,6 +638,284 @@ TEST_F(prefix, listener_had_connections)
 	expect_messages(_metadata, fd, client);
 }
 
+/* A listening socket that does not block, without the ULP. */
+static int listen_with(int option, int family, bool mapped, in_port_t port)
+{
+	int fd = tcp_socket(family, 0);
+	struct sockaddr_storage addr;
+	socklen_t len;
+
+	len = loopback_addr(&addr, family, mapped, port);
+	if (fd < 0 || set_int(fd, SOL_SOCKET, option, 1) ||
+	    bind(fd, (struct sockaddr *)&addr, len) || listen(fd, 8) ||
+	    fcntl(fd, F_SETFL, O_NONBLOCK))
+		return -1;
+	return fd;
+}
+
+/* The listener hands out what begins right. */
+static void expect_served(struct __test_metadata *_metadata, int listener,
+			  int client)
+{
+	int fd;
+
+	ASSERT_LE(0, client);
+	ASSERT_EQ(0, send_all(client, prefix, PREFIX_LEN));
+	fd = accept_one(listener);
+	ASSERT_LE(0, fd);
+	expect_ulp(_metadata, fd, "espintcp");
+	expect_messages(_metadata, fd, client);
+	close(fd);
+	close(client);
+}
+
+/* And without the ULP whatever comes. */
+static void expect_plain(struct __test_metadata *_metadata, int listener,
+			 int client)
+{
+	char c = 0;
+	int fd;
+
+	ASSERT_LE(0, client);
+	fd = accept_one(listener);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, send_all(client, "x", 1));
+	EXPECT_EQ(1, recv(fd, &c, 1, 0));
+	EXPECT_EQ('x', c);
+	close(fd);
+	close(client);
+}
+
+#define new_listener(option, port) \
+	listen_with(option, variant->family, variant->mapped, port)
+
+/* What else may have a listening socket does not get one that has the ULP. */
+static void map_refuses(struct __test_metadata *_metadata, int lfd, int map,
+			bool mapped, int family)
+{
+	ASSERT_LE(0, lfd);
+	ASSERT_EQ(0, set_ulp(lfd, "iketcp"));
+	EXPECT_EQ(-1, sockmap_add(map, lfd));
+	EXPECT_TRUE(errno == EBUSY || errno == EINVAL);
+	expect_served(_metadata, lfd, client_of(lfd, mapped, family));
+	close(lfd);
+}
+
+TEST_F(prefix, sockmap_refuses_listener)
+{
+	int map = sockmap_create();
+
+	if (map < 0)
+		SKIP(return, "no sockmap in this kernel");
+	map_refuses(_metadata, new_listener(SO_REUSEPORT, 0), map,
+		    variant->mapped, variant->family);
+}
+
+TEST_F(prefix, array_refuses_listener)
+{
+	int map = socket_map_create(BPF_MAP_TYPE_REUSEPORT_SOCKARRAY);
+
+	if (map < 0)
+		SKIP(return, "no array of sockets in this kernel");
+	map_refuses(_metadata, new_listener(SO_REUSEPORT, 0), map,
+		    variant->mapped, variant->family);
+}
+
+/* One of them has the listener, and the other is told so. */
+static void listener_or_map(struct __test_metadata *_metadata, int lfd,
+			    int map, int turn, bool mapped, int family)
+{
+	struct call c[2], *ulp, *add;
+
+	ASSERT_EQ(0, ulp_races_map(&ulp, &add, c, lfd, "iketcp", map, turn));
+	if (!ulp->ret) {
+		EXPECT_EQ(-1, add->ret);
+		EXPECT_TRUE(add->err == EBUSY || add->err == EINVAL);
+	} else {
+		EXPECT_EQ(EBUSY, ulp->err);
+		ASSERT_EQ(0, add->ret);
+		expect_plain(_metadata, lfd, client_of(lfd, mapped, family));
+		ASSERT_EQ(0, sockmap_delete(map));
+		ASSERT_EQ(0, set_ulp(lfd, "iketcp"));
+	}
+	expect_served(_metadata, lfd, client_of(lfd, mapped, family));
+}
+
+TEST_F(prefix, sockmap_races_listener)
+{
+	int map = sockmap_create(), lfd, i;
+
+	if (map < 0)
+		SKIP(return, "no sockmap in this kernel");
+	for (i = 0; i < 10; i++) {
+		lfd = new_listener(SO_REUSEPORT, 0);
+		ASSERT_LE(0, lfd);
+		listener_or_map(_metadata, lfd, map, i, variant->mapped,
+				variant->family);
+		close(lfd);
+	}
+}
+
+/* It does not take the socket's lock. */
+TEST_F(prefix, array_races_listener)
+{
+	int map = socket_map_create(BPF_MAP_TYPE_REUSEPORT_SOCKARRAY), lfd, i;
+
+	if (map < 0)
+		SKIP(return, "no array of sockets in this kernel");
+	for (i = 0; i < 10; i++) {
+		lfd = new_listener(SO_REUSEPORT, 0);
+		ASSERT_LE(0, lfd);
+		listener_or_map(_metadata, lfd, map, i, variant->mapped,
+				variant->family);
+		close(lfd);
+	}
+}
+
+/* Clients that come all the time, whether or not anyone listens. */
+struct flood {
+	in_port_t port;
+	int family;
+	bool stop;
+	long connected;
+	pthread_t thread;
+};
+
+#define FLOOD_LEN	100
+
+/* What one sends: all that is due, a part, nothing, something else. */
+static size_t flood_octets(__u8 *buf, int kind)
+{
+	memcpy(buf, prefix, PREFIX_LEN);
+	switch (kind) {
+	case 0:
+		return PREFIX_LEN + put_ike(buf + PREFIX_LEN, FLOOD_LEN, 1);
+	case 1:
+		return PREFIX_LEN - 1;
+	case 2:
+		return 0;
+	default:
+		buf[0] ^= 0x20;
+		return PREFIX_LEN;
+	}
+}
+
+/* Who begins right stays until there is an answer, or a reset. */
+static void flood_one(struct flood *f, int kind)
+{
+	__u8 buf[PREFIX_LEN + HEADER_LEN + FLOOD_LEN];
+	int fd = tcp_socket(f->family, 0);
+	struct sockaddr_storage addr;
+	socklen_t len;
+	size_t n;
+
+	/* With the accept queue full, TCP would try again for minutes. */
+	set_timeout(fd, SO_SNDTIMEO, 200);
+	set_timeout(fd, SO_RCVTIMEO, 1000);
+	len = loopback_addr(&addr, f->family, false, f->port);
+	if (!connect(fd, (struct sockaddr *)&addr, len)) {
+		f->connected++;
+		n = flood_octets(buf, kind);
+		if (!send_all(fd, buf, n) && kind == 0)
+			recv(fd, buf, sizeof(buf), 0);
+	}
+	close(fd);
+}
+
+static void *flood_main(void *arg)
+{
+	struct flood *f = arg;
+	int i;
+
+	for (i = 0; !__atomic_load_n(&f->stop, __ATOMIC_RELAXED); i++) {
+		flood_one(f, i % 4);
+		sched_yield();
+	}
+	return NULL;
+}
+
+/* Those of this namespace, other than in TIME-WAIT. */
+static int tcp_sockets(void)
+{
+	static const char * const files[] = { "tcp", "tcp6" };
+	unsigned int state;
+	char line[512];
+	int n = 0;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(files); i++) {
+		FILE *f;
+
+		snprintf(line, sizeof(line), "/proc/thread-self/net/%s",
+			 files[i]);
+		f = fopen(line, "r");
+		while (f && fgets(line, sizeof(line), f))
+			if (sscanf(line, "%*d: %*s %*s %x", &state) == 1)
+				n += state != BPF_TCP_TIME_WAIT;
+		if (f)
+			fclose(f);
+	}
+	return n;
+}
+
+/* One that began right, out of the flood. */
+static void serve_one(struct __test_metadata *_metadata, int listener)
+{
+	__u8 buf[FLOOD_LEN + 1];
+	int fd = accept_one(listener);
+
+	ASSERT_LE(0, fd);
+	expect_ulp(_metadata, fd, "espintcp");
+	ASSERT_EQ(FLOOD_LEN, recv(fd, buf, sizeof(buf), 0));
+	EXPECT_TRUE(is_ike(buf, FLOOD_LEN, 1));
+	EXPECT_EQ(FLOOD_LEN, send(fd, buf, FLOOD_LEN, MSG_NOSIGNAL));
+	close(fd);
+}
+
+/* The ULP finds connections in any state, and so does the end. */
+TEST_F(prefix, set_and_close_in_syn_flood)
+{
+	struct flood floods[3] = { 0 };
+	const int rounds = 40;
+	int i, n, lfd;
+	size_t k;
+
+	close(self->listener);
+	self->listener = -1;
+	lfd = new_listener(SO_REUSEADDR, 0);
+	ASSERT_LE(0, lfd);
+	for (k = 0; k < ARRAY_SIZE(floods); k++) {
+		floods[k].port = local_port(lfd);
+		floods[k].family = variant->mapped ? AF_INET : variant->family;
+		ASSERT_EQ(0, pthread_create(&floods[k].thread, NULL, flood_main,
+					    &floods[k]));
+	}
+	for (i = 0; i < rounds; i++) {
+		/* Some of them come before the ULP does. */
+		if (i % 3 == 0)
+			ASSERT_TRUE(wait_for(is_readable(lfd)));
+		ASSERT_EQ(0, set_ulp(lfd, "iketcp"));
+		for (n = 0; n < i % 5; n++)
+			serve_one(_metadata, lfd);
+		close(lfd);
+		lfd = new_listener(SO_REUSEADDR, floods[0].port);
+		ASSERT_LE(0, lfd);
+	}
+	close(lfd);
+	for (k = 0; k < ARRAY_SIZE(floods); k++) {
+		__atomic_store_n(&floods[k].stop, true, __ATOMIC_RELAXED);
+		ASSERT_EQ(0, pthread_join(floods[k].thread, NULL));
+		EXPECT_LT(0, floods[k].connected);
+	}
+	EXPECT_EQ(rounds / 5 * (1 + 2 + 3 + 4), counter("EspTcpConnOpened"));
+	EXPECT_EQ(counter("EspTcpConnOpened"),
+		  counter_wait("EspTcpConnClosed",
+			       counter("EspTcpConnOpened")));
+	EXPECT_TRUE(wait_for(!tcp_sockets())) {
+		system("ss -tan | grep -v TIME-WAIT");
+	}
+}
+
 static struct path path_of(int family, bool mapped, bool accepted)
 {
 	return (struct path){
