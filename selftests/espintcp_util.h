@@ -537,16 +537,21 @@ static inline int bpf(int cmd, union bpf_attr *attr)
 }
 
 /* A map with room for one socket. */
-static inline int sockmap_create(void)
+static inline int socket_map_create(enum bpf_map_type type)
 {
 	union bpf_attr attr = {
-		.map_type = BPF_MAP_TYPE_SOCKMAP,
+		.map_type = type,
 		.key_size = sizeof(int),
 		.value_size = sizeof(int),
 		.max_entries = 1,
 	};
 
 	return bpf(BPF_MAP_CREATE, &attr);
+}
+
+static inline int sockmap_create(void)
+{
+	return socket_map_create(BPF_MAP_TYPE_SOCKMAP);
 }
 
 static inline int sockmap_add(int map, int fd)
@@ -559,6 +564,17 @@ static inline int sockmap_add(int map, int fd)
 	};
 
 	return bpf(BPF_MAP_UPDATE_ELEM, &attr);
+}
+
+static inline int sockmap_delete(int map)
+{
+	int key = 0;
+	union bpf_attr attr = {
+		.map_fd = map,
+		.key = (unsigned long)&key,
+	};
+
+	return bpf(BPF_MAP_DELETE_ELEM, &attr);
 }
 
 /*
@@ -576,6 +592,7 @@ struct call {
 	pid_t tid;
 	bool done;
 	pthread_t thread;
+	pthread_barrier_t *start;	/* waits for others there, NULL: does not */
 };
 
 static inline void *call_main(void *arg)
@@ -583,6 +600,8 @@ static inline void *call_main(void *arg)
 	struct call *c = arg;
 
 	__atomic_store_n(&c->tid, syscall(__NR_gettid), __ATOMIC_RELEASE);
+	if (c->start)
+		pthread_barrier_wait(c->start);
 	errno = 0;
 	c->ret = c->fn(c);
 	c->err = errno;
@@ -608,6 +627,60 @@ static inline int call_join(struct call *c)
 	if (!wait_for(call_done(c)))
 		return -1;
 	return pthread_join(c->thread, NULL);
+}
+
+/* All at the same time. Starts those of @n calls, or returns -1. */
+static inline int calls_start(struct call *c, int n, pthread_barrier_t *start)
+{
+	int i;
+
+	if (pthread_barrier_init(start, NULL, n))
+		return -1;
+	for (i = 0; i < n; i++) {
+		c[i].start = start;
+		if (call_start(&c[i]))
+			return -1;
+	}
+	return 0;
+}
+
+/* Two calls at the same time, until both are over. */
+static inline int calls_race(struct call *c)
+{
+	pthread_barrier_t start;
+
+	if (calls_start(c, 2, &start) || call_join(&c[0]) || call_join(&c[1]))
+		return -1;
+	return pthread_barrier_destroy(&start);
+}
+
+/* Sets the ULP whose name is in @buf. */
+static inline long call_set_ulp(struct call *c)
+{
+	return set_ulp(c->fd, c->buf);
+}
+
+/* Adds the socket to the map whose descriptor is @count. */
+static inline long call_sockmap_add(struct call *c)
+{
+	return sockmap_add(c->count, c->fd);
+}
+
+/*
+ * A call that sets the ULP @name, and one that adds the socket to @map. The last
+ * to come to the start is the first to leave it: @turn tells which one.
+ */
+static inline int ulp_races_map(struct call **ulp, struct call **map_add,
+				struct call *c, int fd, char *name, int map,
+				int turn)
+{
+	*ulp = &c[turn % 2];
+	*map_add = &c[!(turn % 2)];
+	**ulp = (struct call){ .fn = call_set_ulp, .fd = fd, .buf = name };
+	**map_add = (struct call){
+		.fn = call_sockmap_add, .fd = fd, .count = map,
+	};
+	return calls_race(c);
 }
 
 /* A line of /proc/self/task/TID/status, 0 if it cannot be had. */

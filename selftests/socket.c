@@ -332,6 +332,109 @@ TEST_F(socket, sockmap_refuses_ulp)
 	expect_alive(_metadata, &self->p);
 }
 
+/* Octets pass unchanged, as without a ULP. */
+static void expect_plain(struct __test_metadata *_metadata, struct pair *p)
+{
+	__u8 sent[100], got[sizeof(sent)];
+
+	fill_pattern(sent, sizeof(sent), 1);
+	ASSERT_EQ(0, raw_write(p, sent, sizeof(sent)));
+	ASSERT_EQ(sizeof(got), recv(p->ulp, got, sizeof(got), MSG_WAITALL));
+	EXPECT_EQ(0, memcmp(sent, got, sizeof(sent)));
+	ASSERT_EQ(sizeof(sent), send(p->ulp, sent, sizeof(sent), 0));
+	ASSERT_EQ(sizeof(got), raw_read(p->raw, got, sizeof(got)));
+	EXPECT_EQ(0, memcmp(sent, got, sizeof(sent)));
+}
+
+/* One of them has it, and the other is told so. */
+static void ulp_or_sockmap(struct __test_metadata *_metadata, struct pair *p,
+			   int map, int turn)
+{
+	struct call c[2], *ulp, *add;
+
+	ASSERT_EQ(0, ulp_races_map(&ulp, &add, c, p->ulp, "espintcp", map,
+				   turn));
+	if (!ulp->ret) {
+		EXPECT_EQ(-1, add->ret);
+		EXPECT_TRUE(add->err == EBUSY || add->err == EINVAL);
+	} else {
+		EXPECT_EQ(EBUSY, ulp->err);
+		ASSERT_EQ(0, add->ret);
+		expect_plain(_metadata, p);
+		ASSERT_EQ(0, sockmap_delete(map));
+		ASSERT_EQ(0, set_ulp(p->ulp, "espintcp"));
+	}
+	expect_alive(_metadata, p);
+}
+
+TEST_F(socket, sockmap_races_ulp)
+{
+	int map = sockmap_create();
+	struct pair p;
+	int i;
+
+	if (map < 0)
+		SKIP(return, "no sockmap in this kernel");
+	for (i = 0; i < 20; i++) {
+		ASSERT_EQ(0, tcp_pair(&p, &variant->path));
+		ulp_or_sockmap(_metadata, &p, map, i);
+		close(p.ulp);
+		close(p.raw);
+	}
+	EXPECT_EQ(21, counter("EspTcpConnOpened"));
+	EXPECT_EQ(20, counter_wait("EspTcpConnClosed", 20));
+}
+
+/* Until the ULP is set, in and out of the map; returns what is unexpected. */
+static long call_sockmap_in_and_out(struct call *c)
+{
+	while (!sockmap_add(c->count, c->fd)) {
+		if (sockmap_delete(c->count))
+			return -1;
+		sched_yield();
+	}
+	return errno == EBUSY || errno == EINVAL ? 0 : -1;
+}
+
+/* Once it is out of the map, and not again in it. */
+static long call_set_ulp_at_last(struct call *c)
+{
+	while (set_ulp(c->fd, c->buf)) {
+		if (errno != EBUSY)
+			return -1;
+		sched_yield();
+	}
+	return 0;
+}
+
+TEST_F(socket, sockmap_in_and_out)
+{
+	int map = sockmap_create();
+	struct call c[2];
+	struct pair p;
+	int i;
+
+	if (map < 0)
+		SKIP(return, "no sockmap in this kernel");
+	for (i = 0; i < 20; i++) {
+		ASSERT_EQ(0, tcp_pair(&p, &variant->path));
+		c[i % 2] = (struct call){
+			.fn = call_set_ulp_at_last, .fd = p.ulp,
+			.buf = "espintcp",
+		};
+		c[!(i % 2)] = (struct call){
+			.fn = call_sockmap_in_and_out, .fd = p.ulp,
+			.count = map,
+		};
+		ASSERT_EQ(0, calls_race(c));
+		EXPECT_EQ(0, c[0].ret);
+		EXPECT_EQ(0, c[1].ret);
+		expect_alive(_metadata, &p);
+		close(p.ulp);
+		close(p.raw);
+	}
+}
+
 /* KCM wants a program that tells the length of a message. */
 static int kcm_attach(int kcm, int fd)
 {
@@ -2106,6 +2209,249 @@ TEST_F(socket, set_and_close_in_flood)
 		set_and_close_in_flood(_metadata, &variant->path, &c, self->in);
 	EXPECT_EQ(31, counter("EspTcpConnOpened"));
 	EXPECT_EQ(30, counter("EspTcpConnClosed"));
+	EXPECT_EQ(0, counter("EspTcpInBadLength"));
+	expect_alive(_metadata, &self->p);
+}
+
+/*
+ * The ULP is set while others are in system calls on the socket
+ */
+
+#define RACE_MESSAGES	40
+#define RACE_LEN	200
+
+/* Both ends' messages, and those who look on as long as there are more. */
+struct race {
+	struct pair p;
+	int written;	/* by the peer */
+	int wait;	/* for so many, before the ULP is set */
+	bool over;
+};
+
+static bool race_goes_on(struct call *c)
+{
+	const struct race *r = c->buf;
+
+	sched_yield();
+	return !__atomic_load_n(&r->over, __ATOMIC_ACQUIRE);
+}
+
+static long race_peer(struct call *c)
+{
+	__u8 record[HEADER_LEN + RACE_LEN];
+	struct race *r = c->buf;
+	int i;
+
+	for (i = 0; i < RACE_MESSAGES; i++) {
+		put_ike(record, RACE_LEN, i);
+		if (raw_write(&r->p, record, sizeof(record)))
+			return -1;
+		__atomic_store_n(&r->written, i + 1, __ATOMIC_RELEASE);
+		sched_yield();
+	}
+	return 0;
+}
+
+static long race_ulp(struct call *c)
+{
+	struct race *r = c->buf;
+
+	while (__atomic_load_n(&r->written, __ATOMIC_ACQUIRE) < r->wait)
+		sched_yield();
+	return set_ulp(r->p.ulp, "espintcp");
+}
+
+/* Records: the peer gets them as they are, or each as one message. */
+static long race_send(struct call *c)
+{
+	__u8 record[HEADER_LEN + RACE_LEN];
+	struct race *r = c->buf;
+	int i;
+
+	for (i = 0; i < RACE_MESSAGES; i++) {
+		put_ike(record, RACE_LEN, i);
+		if (send(r->p.ulp, record, sizeof(record), 0) !=
+		    sizeof(record))
+			return -1;
+		sched_yield();
+	}
+	return 0;
+}
+
+/* The first record of the stream, or the first message. Takes neither away. */
+static long race_peek(struct call *c)
+{
+	__u8 buf[HEADER_LEN + RACE_LEN];
+	struct race *r = c->buf;
+	ssize_t n;
+
+	while (race_goes_on(c)) {
+		n = recv(r->p.ulp, buf, sizeof(buf), MSG_PEEK | MSG_DONTWAIT);
+		if (n < 0 && errno == EAGAIN)
+			continue;
+		if (!(n == RACE_LEN && is_ike(buf, n, 0)) &&
+		    !(n == sizeof(buf) && is_ike(buf + HEADER_LEN, RACE_LEN, 0)))
+			return -1;
+	}
+	return 0;
+}
+
+static long race_poll(struct call *c)
+{
+	struct race *r = c->buf;
+
+	while (race_goes_on(c))
+		if (poll_now(r->p.ulp, POLLIN | POLLOUT) & ~(POLLIN | POLLOUT))
+			return -1;
+	return 0;
+}
+
+static long race_ioctl(struct call *c)
+{
+	struct race *r = c->buf;
+	int n;
+
+	while (race_goes_on(c))
+		if (ioctl(r->p.ulp, SIOCINQ, &n) || n < 0 ||
+		    ioctl(r->p.ulp, SIOCOUTQ, &n) || n < 0)
+			return -1;
+	return 0;
+}
+
+static long race_options(struct call *c)
+{
+	struct tcp_info ti;
+	struct race *r = c->buf;
+
+	while (race_goes_on(c))
+		if (set_int(r->p.ulp, SOL_SOCKET, SO_RCVLOWAT, 1) ||
+		    tcp_info(r->p.ulp, &ti))
+			return -1;
+	return 0;
+}
+
+/* The peer reads what race_send() sent, before and after the ULP was set. */
+static void expect_race_sent(struct __test_metadata *_metadata, int fd,
+			     __u8 *buf)
+{
+	bool as_message = false;
+	ssize_t len;
+	int i;
+
+	for (i = 0; i < RACE_MESSAGES; i++) {
+		len = raw_read_record(fd, buf);
+		if (len == HEADER_LEN + RACE_LEN)
+			as_message = true;
+		if (as_message) {
+			ASSERT_EQ(HEADER_LEN + RACE_LEN, len);
+			ASSERT_TRUE(is_ike(buf + HEADER_LEN, RACE_LEN, i));
+		} else {
+			ASSERT_EQ(RACE_LEN, len);
+			ASSERT_TRUE(is_ike(buf, RACE_LEN, i));
+		}
+	}
+}
+
+/* The first two set the ULP, and the first four end. */
+static long (*const racers[])(struct call *c) = {
+	race_ulp, race_ulp, race_peer, race_send,
+	race_peek, race_poll, race_ioctl, race_options,
+};
+
+static void ulp_race(struct __test_metadata *_metadata, struct race *r,
+		     __u8 *buf)
+{
+	struct call c[ARRAY_SIZE(racers)] = { 0 };
+	pthread_barrier_t start;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(c); i++)
+		c[i] = (struct call){ .fn = racers[i], .buf = r };
+	ASSERT_EQ(0, calls_start(c, ARRAY_SIZE(c), &start));
+	for (i = 0; i < ARRAY_SIZE(c); i++) {
+		if (i == 4)
+			__atomic_store_n(&r->over, true, __ATOMIC_RELEASE);
+		ASSERT_EQ(0, call_join(&c[i]));
+		if (i >= 2)
+			EXPECT_EQ(0, c[i].ret);
+	}
+	EXPECT_EQ(-1, c[0].ret + c[1].ret);
+	EXPECT_EQ(EEXIST, c[0].ret ? c[0].err : c[1].err);
+
+	for (i = 0; i < RACE_MESSAGES; i++)
+		expect_message(_metadata, r->p.ulp, RACE_LEN, i);
+	expect_race_sent(_metadata, r->p.raw, buf);
+	expect_alive(_metadata, &r->p);
+}
+
+TEST_F(socket, ulp_races_calls)
+{
+	const int rounds = 10;
+	int i;
+
+	for (i = 0; i < rounds; i++) {
+		struct race r = { .wait = i * RACE_MESSAGES / rounds };
+
+		ASSERT_EQ(0, tcp_pair(&r.p, &variant->path));
+		ulp_race(_metadata, &r, self->in);
+		close(r.p.ulp);
+		close(r.p.raw);
+	}
+	EXPECT_EQ(rounds + 1, counter("EspTcpConnOpened"));
+	EXPECT_EQ(rounds, counter_wait("EspTcpConnClosed", rounds));
+	EXPECT_EQ(rounds * (RACE_MESSAGES + 1), counter("EspTcpInIke"));
+	EXPECT_EQ(0, counter("EspTcpConnAborted"));
+}
+
+static long call_shutdown(struct call *c)
+{
+	return shutdown(c->fd, SHUT_WR);
+}
+
+/*
+ * The ULP is set just when the socket is shut down or closed, with records
+ * arriving all the time. Returns whether it was.
+ */
+static bool ulp_races_end(struct __test_metadata *_metadata,
+			  const struct path *path, struct call *flood,
+			  long (*end)(struct call *c), int turn)
+{
+	struct call c[2];
+	struct call *ulp = &c[turn % 2], *other = &c[!(turn % 2)];
+	struct pair p;
+
+	ASSERT_EQ(0, tcp_pair(&p, path));
+	*ulp = (struct call){
+		.fn = call_set_ulp, .fd = p.ulp, .buf = "espintcp",
+	};
+	*other = (struct call){ .fn = end, .fd = p.ulp };
+	flood->fd = p.raw;
+	ASSERT_EQ(0, call_start(flood));
+	ASSERT_EQ(POLLIN, poll_wait(p.ulp, POLLIN));
+	ASSERT_EQ(0, calls_race(c));
+	EXPECT_EQ(0, other->ret);
+	if (ulp->ret)
+		EXPECT_EQ(end == call_close ? EBADF : ENOTCONN, ulp->err);
+	if (end != call_close)
+		ASSERT_EQ(0, close(p.ulp));
+	ASSERT_EQ(0, call_join(flood));
+	close(p.raw);
+	return !ulp->ret;
+}
+
+TEST_F(socket, ulp_races_close)
+{
+	struct call flood = { .fn = call_flood, .buf = self->out };
+	int i, opened = 0;
+
+	flood.len = put_esp(self->out, 300);
+	flood.len += put_ike(self->out + flood.len, 700, 1);
+	for (i = 0; i < 40; i++)
+		opened += ulp_races_end(_metadata, &variant->path, &flood,
+					i % 4 < 2 ? call_close : call_shutdown,
+					i);
+	EXPECT_EQ(1 + opened, counter("EspTcpConnOpened"));
+	EXPECT_EQ(opened, counter_wait("EspTcpConnClosed", opened));
 	EXPECT_EQ(0, counter("EspTcpInBadLength"));
 	expect_alive(_metadata, &self->p);
 }
