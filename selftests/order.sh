@@ -75,7 +75,7 @@ in_order_asynchronous()
 	check "$name, replay window of 1" in_order replay-window 1
 	check "$name, ESN, replay window of 1" \
 		in_order flag esn replay-window 1
-	flush_xfrm
+	flush_xfrm && set_policies tunnel "$IN_A" "$IN_B"
 	synchronous || ktap_fail "$template goes again"
 }
 
