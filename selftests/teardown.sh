@@ -150,6 +150,8 @@ if asynchronous cryptd; then
 	check "asynchronous crypto, a process is killed" ends kill
 	check "asynchronous crypto, the socket is closed" ends close
 	check "asynchronous crypto, a reset" ends reset -r
+	synchronous && set_policies tunnel "$IN_A" "$IN_B" ||
+		ktap_fail "cryptd goes again"
 else
 	for how in "a process is killed" "the socket is closed" "a reset"; do
 		ktap_skip "asynchronous crypto, $how" "no cryptd"

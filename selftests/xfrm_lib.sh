@@ -278,20 +278,20 @@ seqiv_driver()
 	' /proc/crypto
 }
 
-# asynchronous TEMPLATE: new SAs of GCM answer later. With pcrypt each operation is
-# spread over the processors, with cryptd it is for a worker. It goes at the end.
+# asynchronous TEMPLATE: new SAs of GCM answer later, until synchronous. With pcrypt
+# each operation is spread over the processors, with cryptd it is for a worker.
 asynchronous()
 {
 	modprobe -q "$1"
 	ASYNCHRONOUS="$1($(seqiv_driver))"
-	./crypto_alg add "$SEQIV" "$ASYNCHRONOUS" && on_exit synchronous
+	./crypto_alg add "$SEQIV" "$ASYNCHRONOUS"
 }
 
-# What comes after this has the kernel's own first choice again. The SAs go some
-# time after they are deleted.
+# What comes after this, other tests too, has the kernel's own first choice again. All
+# SAs are deleted, but go some time after that.
 synchronous()
 {
-	wait_for ./crypto_alg delete "$SEQIV" "$ASYNCHRONOUS"
+	flush_xfrm && wait_for ./crypto_alg delete "$SEQIV" "$ASYNCHRONOUS"
 }
 
 ##############################################################################
