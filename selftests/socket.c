@@ -2188,7 +2188,9 @@ static void set_and_close_in_flood(struct __test_metadata *_metadata,
 		ASSERT_EQ(700, len);
 		ASSERT_TRUE(is_ike(in, len, 1));
 		make_ike(in, 900, 1);
-		ASSERT_EQ(900, send(p.ulp, in, 900, 0));
+		ASSERT_EQ(900, send(p.ulp, in, 900, 0)) {
+			TH_LOG("message %d: %s", i, strerror(errno));
+		}
 	}
 	ASSERT_EQ(0, close(p.ulp));
 	/* TCP tells the peer that nobody is left to read. */
