@@ -78,13 +78,8 @@ struct bench {
 	struct pair p;
 };
 
-FIXTURE(pages)
-{
-	struct bench b;
-};
-
-FIXTURE_VARIANT(pages)
-{
+/* How records are sent, and come. */
+struct way {
 	const char *algo;
 	bool loopback;
 	bool v6;
@@ -95,6 +90,27 @@ FIXTURE_VARIANT(pages)
 	bool merges;		/* segments before they reach TCP */
 	bool duplicates;	/* to dup0 */
 	bool joins;		/* records: nobody else can write to the pages */
+};
+
+FIXTURE(pages)
+{
+	struct bench b;
+};
+
+FIXTURE_VARIANT(pages)
+{
+	struct way way;
+};
+
+/* Other senders, and IPv6. */
+FIXTURE(senders)
+{
+	struct bench b;
+};
+
+FIXTURE_VARIANT(senders)
+{
+	struct way way;
 };
 
 /* From the process's memory, without a copy where the way leads to a device. */
@@ -140,71 +156,93 @@ static ssize_t send_from_file(const struct bench *b, size_t at)
 
 FIXTURE_VARIANT_ADD(pages, loopback_gcm)
 {
-	.algo = GCM,
-	.loopback = true,
+	.way = {
+		.algo = GCM,
+		.loopback = true,
+	},
 };
 
 FIXTURE_VARIANT_ADD(pages, loopback_cbc)
 {
-	.algo = CBC,
-	.loopback = true,
+	.way = {
+		.algo = CBC,
+		.loopback = true,
+	},
 };
 
 FIXTURE_VARIANT_ADD(pages, veth_gcm)
 {
-	.algo = GCM,
+	.way = {
+		.algo = GCM,
+	},
 };
 
 FIXTURE_VARIANT_ADD(pages, veth_cbc)
 {
-	.algo = CBC,
+	.way = {
+		.algo = CBC,
+	},
 };
 
 FIXTURE_VARIANT_ADD(pages, veth_null)
 {
-	.algo = NONE,
+	.way = {
+		.algo = NONE,
+	},
 };
 
-FIXTURE_VARIANT_ADD(pages, loopback6_gcm)
+FIXTURE_VARIANT_ADD(senders, loopback6_gcm)
 {
-	.algo = GCM,
-	.loopback = true,
-	.v6 = true,
+	.way = {
+		.algo = GCM,
+		.loopback = true,
+		.v6 = true,
+	},
 };
 
-FIXTURE_VARIANT_ADD(pages, veth6_gcm)
+FIXTURE_VARIANT_ADD(senders, veth6_gcm)
 {
-	.algo = GCM,
-	.v6 = true,
+	.way = {
+		.algo = GCM,
+		.v6 = true,
+	},
 };
 
-FIXTURE_VARIANT_ADD(pages, zerocopy_gcm)
+FIXTURE_VARIANT_ADD(senders, zerocopy_gcm)
 {
-	.algo = GCM,
-	.send = send_zerocopy,
+	.way = {
+		.algo = GCM,
+		.send = send_zerocopy,
+	},
 };
 
-FIXTURE_VARIANT_ADD(pages, vmsplice_gcm)
+FIXTURE_VARIANT_ADD(senders, vmsplice_gcm)
 {
-	.algo = GCM,
-	.send = send_spliced,
-	.loopback = true,
+	.way = {
+		.algo = GCM,
+		.send = send_spliced,
+		.loopback = true,
+	},
 };
 
-FIXTURE_VARIANT_ADD(pages, copied_gcm)
+FIXTURE_VARIANT_ADD(senders, copied_gcm)
 {
-	.algo = GCM,
-	.send = send_copied,
-	.loopback = true,
-	.joins = true,
+	.way = {
+		.algo = GCM,
+		.send = send_copied,
+		.loopback = true,
+		.joins = true,
+	},
 };
 
-FIXTURE_VARIANT_ADD(pages, copied6_gcm)
+FIXTURE_VARIANT_ADD(senders, copied6_gcm)
 {
-	.algo = GCM,
-	.send = send_copied,
-	.v6 = true,
-	.joins = true,
+	.way = {
+		.algo = GCM,
+		.send = send_copied,
+		.v6 = true,
+		.joins = true,
+	},
 };
 
 /* Packets of one segment each, put together again by the receiver. */
@@ -213,30 +251,36 @@ FIXTURE_VARIANT_ADD(pages, copied6_gcm)
 
 FIXTURE_VARIANT_ADD(pages, gro_gcm)
 {
-	.algo = GCM,
-	.setup_a = GRO_SETUP_A,
-	.setup = GRO_SETUP,
-	.merges = true,
+	.way = {
+		.algo = GCM,
+		.setup_a = GRO_SETUP_A,
+		.setup = GRO_SETUP,
+		.merges = true,
+	},
 };
 
-FIXTURE_VARIANT_ADD(pages, gro_copied_gcm)
+FIXTURE_VARIANT_ADD(senders, gro_copied_gcm)
 {
-	.algo = GCM,
-	.send = send_copied,
-	.setup_a = GRO_SETUP_A,
-	.setup = GRO_SETUP,
-	.merges = true,
+	.way = {
+		.algo = GCM,
+		.send = send_copied,
+		.setup_a = GRO_SETUP_A,
+		.setup = GRO_SETUP,
+		.merges = true,
+	},
 };
 
 /* Every segment also goes elsewhere, as a clone that shares its pages. */
 FIXTURE_VARIANT_ADD(pages, dup_gcm)
 {
-	.algo = GCM,
-	.setup = "set -e; ip link add dup0 type dummy; ip link set dup0 up; "
-		 "nft 'add table netdev t; "
-		 "add chain netdev t c { type filter hook ingress device veth0 priority 0; }; "
-		 "add rule netdev t c dup to dup0'",
-	.duplicates = true,
+	.way = {
+		.algo = GCM,
+		.setup = "set -e; ip link add dup0 type dummy; ip link set dup0 up; "
+			 "nft 'add table netdev t; "
+			 "add chain netdev t c { type filter hook ingress device veth0 priority 0; }; "
+			 "add rule netdev t c dup to dup0'",
+		.duplicates = true,
+	},
 };
 
 /*
@@ -439,45 +483,42 @@ static int add_addresses(const struct bench *b, bool loopback)
 	       run("ip addr add " ADDR6_B "/64 dev veth0 nodad");
 }
 
-FIXTURE_SETUP(pages)
+static void setup(struct __test_metadata *_metadata, struct bench *b,
+		  const struct way *way)
 {
-	struct bench *b = &self->b;
-
-	b->net = variant->v6 ? &net6 : &net4;
+	b->net = way->v6 ? &net6 : &net4;
 	b->want = calloc(1, STREAM_MAX);
 	b->got = calloc(1, STREAM_MAX);
 	ASSERT_EQ(0, new_netns());
 	b->ns_a = own_ns();
 	b->ns_b = b->ns_a;
-	if (!variant->loopback) {
+	if (!way->loopback) {
 		ASSERT_EQ(0, new_netns());
 		b->ns_b = own_ns();
 	}
-	ASSERT_EQ(0, add_addresses(b, variant->loopback));
-	b->len = make_records(b, variant->algo);
+	ASSERT_EQ(0, add_addresses(b, way->loopback));
+	b->len = make_records(b, way->algo);
 	ASSERT_LT(NR_RECORDS * 100, (ssize_t)b->len);
 
-	ASSERT_EQ(0, fill_pages(b, !variant->send));
-	if (variant->setup_a) {
+	ASSERT_EQ(0, fill_pages(b, !way->send));
+	if (way->setup_a) {
 		ASSERT_EQ(0, enter(b->ns_a));
-		ASSERT_EQ(0, run(variant->setup_a));
+		ASSERT_EQ(0, run(way->setup_a));
 	}
 	ASSERT_EQ(0, enter(b->ns_b));
-	if (variant->setup)
-		ASSERT_EQ(0, run(variant->setup));
+	if (way->setup)
+		ASSERT_EQ(0, run(way->setup));
 	ASSERT_EQ(0, connect_hosts_at(&b->p, b->net->b, b->ns_a, b->ns_b));
 	b->first = write_seq(b->p.raw);
 	b->capture = capture_b(b);
 	ASSERT_LE(0, b->capture);
 	/* There it goes out, which only who wants all packets gets to see. */
-	b->copies = variant->duplicates ? open_capture("dup0", ETH_P_ALL) : -1;
-	ASSERT_TRUE(!variant->duplicates || b->copies >= 0);
+	b->copies = way->duplicates ? open_capture("dup0", ETH_P_ALL) : -1;
+	ASSERT_TRUE(!way->duplicates || b->copies >= 0);
 }
 
-FIXTURE_TEARDOWN(pages)
+static void teardown(struct bench *b)
 {
-	struct bench *b = &self->b;
-
 	run("ip xfrm state flush; ip xfrm policy flush");
 	close(b->p.ulp);
 	close(b->p.raw);
@@ -489,6 +530,26 @@ FIXTURE_TEARDOWN(pages)
 		close(b->ns_b);
 	free(b->want);
 	free(b->got);
+}
+
+FIXTURE_SETUP(pages)
+{
+	setup(_metadata, &self->b, &variant->way);
+}
+
+FIXTURE_TEARDOWN(pages)
+{
+	teardown(&self->b);
+}
+
+FIXTURE_SETUP(senders)
+{
+	setup(_metadata, &self->b, &variant->way);
+}
+
+FIXTURE_TEARDOWN(senders)
+{
+	teardown(&self->b);
 }
 
 typedef ssize_t (*send_fn)(const struct bench *b, size_t at);
@@ -649,36 +710,54 @@ static void expect_captured(struct __test_metadata *_metadata, struct bench *b,
 		ASSERT_LE(b->len, check_segments(_metadata, b, b->copies));
 }
 
+static void ulp_before_data(struct __test_metadata *_metadata, struct bench *b,
+			    const struct way *way)
+{
+	ASSERT_EQ(0, set_ulp(b->p.ulp, "espintcp"));
+	send_all(_metadata, b, way->send);
+	expect_taken(_metadata, b, way->joins);
+	expect_captured(_metadata, b, way->merges);
+}
+
 TEST_F(pages, ulp_before_data)
 {
-	struct bench *b = &self->b;
+	ulp_before_data(_metadata, &self->b, &variant->way);
+}
 
-	ASSERT_EQ(0, set_ulp(b->p.ulp, "espintcp"));
-	send_all(_metadata, b, variant->send);
-	expect_taken(_metadata, b, variant->joins);
-	expect_captured(_metadata, b, variant->merges);
+TEST_F(senders, ulp_before_data)
+{
+	ulp_before_data(_metadata, &self->b, &variant->way);
 }
 
 TEST_F(pages, ulp_after_data)
 {
 	struct bench *b = &self->b;
 
-	send_all(_metadata, b, variant->send);
+	send_all(_metadata, b, variant->way.send);
 	ASSERT_EQ(0, set_ulp(b->p.ulp, "espintcp"));
-	expect_taken(_metadata, b, variant->joins);
-	expect_captured(_metadata, b, variant->merges);
+	expect_taken(_metadata, b, variant->way.joins);
+	expect_captured(_metadata, b, variant->way.merges);
 }
 
 /* By then the retransmit queue has let go of them, too. */
-TEST_F(pages, ulp_after_data_not_captured)
+static void not_captured(struct __test_metadata *_metadata, struct bench *b,
+			 const struct way *way)
 {
-	struct bench *b = &self->b;
-
 	stop_capture(b);
-	send_all(_metadata, b, variant->send);
+	send_all(_metadata, b, way->send);
 	ASSERT_TRUE(wait_for(!unacked(b->p.raw)));
 	ASSERT_EQ(0, set_ulp(b->p.ulp, "espintcp"));
-	expect_taken(_metadata, b, variant->joins);
+	expect_taken(_metadata, b, way->joins);
+}
+
+TEST_F(pages, ulp_after_data_not_captured)
+{
+	not_captured(_metadata, &self->b, &variant->way);
+}
+
+TEST_F(senders, ulp_after_data_not_captured)
+{
+	not_captured(_metadata, &self->b, &variant->way);
 }
 
 /* What B acknowledges does not get through to A, or does again. */
@@ -729,14 +808,14 @@ static void retransmit(struct __test_metadata *_metadata, struct bench *b,
 
 TEST_F(pages, retransmitted)
 {
-	retransmit(_metadata, &self->b, variant->send);
+	retransmit(_metadata, &self->b, variant->way.send);
 }
 
 /* Only what is sent again is captured: before it was the retransmit queue's. */
 TEST_F(pages, retransmitted_not_captured)
 {
 	stop_capture(&self->b);
-	retransmit(_metadata, &self->b, variant->send);
+	retransmit(_metadata, &self->b, variant->way.send);
 }
 
 /* Where in the stream the payload of each record can be changed. */
@@ -853,11 +932,11 @@ TEST_F(pages, changed_meanwhile)
 	signal(SIGPIPE, SIG_IGN);
 	ASSERT_EQ(0, pthread_create(&c.thread, NULL, change, &c));
 	for (i = 0; i < 20; i++) {
-		send_changing(_metadata, b, variant->send);
+		send_changing(_metadata, b, variant->way.send);
 		check_inner(_metadata, b);
 	}
 	ASSERT_EQ(0, stop_changes(&c));
-	send_changing(_metadata, b, variant->send);
+	send_changing(_metadata, b, variant->way.send);
 	ASSERT_TRUE(wait_for((found += check_inner(_metadata, b)) >=
 			     NR_RECORDS));
 }
