@@ -98,6 +98,12 @@ static int stock_init_state(const struct xfrm_type *stock,
 	return 0;
 }
 
+static bool sa_mode_is_known(u8 mode)
+{
+	return mode == XFRM_MODE_TRANSPORT || mode == XFRM_MODE_TUNNEL ||
+	       mode == XFRM_MODE_BEET;
+}
+
 static int tcp_init_state(const struct xfrm_type *stock, struct xfrm_state *x,
 			  struct netlink_ext_ack *extack)
 {
@@ -107,6 +113,13 @@ static int tcp_init_state(const struct xfrm_type *stock, struct xfrm_state *x,
 		NL_SET_ERR_MSG(extack,
 			       "espintcp: needs CAP_NET_ADMIN of the machine, or allow_userns");
 		return -EPERM;
+	}
+
+	/* Of the others XFRM does not know what to make of a decrypted packet. */
+	if (!sa_mode_is_known(x->props.mode)) {
+		NL_SET_ERR_MSG(extack,
+			       "espintcp: in transport, tunnel and BEET mode only");
+		return -EOPNOTSUPP;
 	}
 
 	/* XFRM would have the caller find the packet's protocol. */
