@@ -7,10 +7,9 @@
 
 #include "espintcp_records.h"
 
-#define FLOOD_ROUNDS	10
-
 struct bench {
 	int family;
+	int rounds;
 	int ns_a;
 	int ns_b;
 	struct pair p;
@@ -30,12 +29,14 @@ FIXTURE_VARIANT(devices)
 {
 	int family;
 	const char *mode;
+	int rounds;	/* in a flood */
 };
 
 FIXTURE_VARIANT_ADD(devices, v4_tunnel)
 {
 	.family = AF_INET,
 	.mode = "tunnel",
+	.rounds = 10,
 };
 
 /* Decrypted, a packet has the route of the connection's segments. */
@@ -43,6 +44,7 @@ FIXTURE_VARIANT_ADD(devices, v6_transport)
 {
 	.family = AF_INET6,
 	.mode = "transport",
+	.rounds = 3,
 };
 
 FIXTURE_SETUP(devices)
@@ -50,6 +52,7 @@ FIXTURE_SETUP(devices)
 	struct bench *b = &self->b;
 
 	b->family = variant->family;
+	b->rounds = variant->rounds;
 	b->out = calloc(1, RECORD_MAX);
 	b->in = calloc(1, RECORD_MAX);
 	b->records = calloc(1, RECORDS_MAX);
@@ -331,7 +334,7 @@ static void flood_through(struct __test_metadata *_metadata,
 
 	ASSERT_EQ(0, set_ulp(b->p.ulp, "espintcp"));
 	ASSERT_EQ(0, call_start(&c));
-	for (i = 0; i < FLOOD_ROUNDS; i++) {
+	for (i = 0; i < b->rounds; i++) {
 		expect_delivery(_metadata, b);
 		ASSERT_EQ(0, run(away));
 		ASSERT_EQ(0, back ? run(back) :
@@ -399,7 +402,7 @@ TEST_F(devices, vrf_goes_and_comes)
 		SKIP(return, "no VRF");
 	ASSERT_EQ(0, set_ulp(b->p.ulp, "espintcp"));
 	ASSERT_EQ(0, call_start(&c));
-	for (i = 0; i < FLOOD_ROUNDS; i++) {
+	for (i = 0; i < b->rounds; i++) {
 		/* The socket is outside: it has to find the peer. */
 		ASSERT_EQ(0, run("set -e; " INTO_VRF "; ip route add $A dev vrf0"));
 		expect_delivery(_metadata, b);
