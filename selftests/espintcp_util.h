@@ -59,12 +59,15 @@
 static const char * const counter_names[] = {
 	"EspTcpInIke", "EspTcpInEsp", "EspTcpInKeepalive", "EspTcpInEmpty",
 	"EspTcpInShort", "EspTcpInBadLength", "EspTcpInTruncated",
-	"EspTcpInIkeFull", "EspTcpInNoMem", "EspTcpInNoDev",
-	"EspTcpOutIke", "EspTcpOutEsp", "EspTcpOutQueueFull",
+	"EspTcpInIkeFull", "EspTcpInNoMem", "EspTcpInNoDev", "EspTcpInNoRoute",
+	"EspTcpInBadAuth", "EspTcpInUnknownSpi", "EspTcpInGro",
+	"EspTcpOutIke", "EspTcpOutEsp", "EspTcpOutGso", "EspTcpOutQueueFull",
+	"EspTcpOutAqmMark", "EspTcpOutAqmDrop",
 	"EspTcpOutNoConn", "EspTcpOutClosed", "EspTcpOutTooBig",
 	"EspTcpOutLoop", "EspTcpOutNoMem", "EspTcpOutCrypto",
 	"EspTcpOutRenumbered",
 	"EspTcpConnOpened", "EspTcpConnClosed", "EspTcpConnAborted",
+	"EspTcpPathMoved", "EspTcpPrefixBad", "EspTcpPrefixLate",
 };
 
 #define NR_COUNTERS	ARRAY_SIZE(counter_names)

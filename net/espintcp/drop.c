@@ -21,6 +21,8 @@ static const struct {
 	/* Never a packet of ours */
 	DROP(IN_SHORT, NOT_SPECIFIED),
 	DROP(IN_NO_MEM, NOT_SPECIFIED),
+	/* Freed before XFRM had it */
+	DROP(IN_NO_ROUTE, NOT_SPECIFIED),
 	/* XFRM's to free */
 	DROP(OUT_QUEUE_FULL, NOT_SPECIFIED),
 	DROP(OUT_NO_CONN, NOT_SPECIFIED),

@@ -179,8 +179,8 @@ static void rx_refused(struct sk_buff *skb)
 		espintcp_input_cb(skb)->segment->known = true;
 }
 
-/* XFRM dropped a message and has found no SA for it: is there none, or had it no
- * memory to look?
+/* A message was dropped and XFRM has found no SA for it: is there none, or had it not
+ * come to look yet?
  */
 static void rx_unclaimed(struct espintcp_conn *conn, u32 mark, __be32 spi)
 {
@@ -191,6 +191,7 @@ static void rx_unclaimed(struct espintcp_conn *conn, u32 mark, __be32 spi)
 			      conn->key.family);
 	if (x) {
 		xfrm_state_put(x);
+		espintcp_drop(net, conn, ESPINTCP_DROP_IN_NO_ROUTE);
 		rx_count_known(conn);
 		return;
 	}

@@ -26,6 +26,7 @@ struct net;
 	X(IN_IKE_FULL,		"EspTcpInIkeFull")		\
 	X(IN_NO_MEM,		"EspTcpInNoMem")		\
 	X(IN_NO_DEV,		"EspTcpInNoDev")		\
+	X(IN_NO_ROUTE,		"EspTcpInNoRoute")		\
 	X(IN_BAD_AUTH,		"EspTcpInBadAuth")		\
 	X(IN_UNKNOWN_SPI,	"EspTcpInUnknownSpi")		\
 	X(IN_GRO,		"EspTcpInGro")			\

@@ -80,6 +80,7 @@ TRACE_DEFINE_ENUM(ESPINTCP_DROP_OUT_LOOP);
 TRACE_DEFINE_ENUM(ESPINTCP_DROP_OUT_NO_MEM);
 TRACE_DEFINE_ENUM(ESPINTCP_DROP_OUT_CRYPTO);
 TRACE_DEFINE_ENUM(ESPINTCP_DROP_OUT_AQM);
+TRACE_DEFINE_ENUM(ESPINTCP_DROP_IN_NO_ROUTE);
 
 #define espintcp_show_drop(why)					\
 	__print_symbolic(why,					\
@@ -95,7 +96,8 @@ TRACE_DEFINE_ENUM(ESPINTCP_DROP_OUT_AQM);
 			 { ESPINTCP_DROP_OUT_LOOP, "out_loop" }, \
 			 { ESPINTCP_DROP_OUT_NO_MEM, "out_no_mem" }, \
 			 { ESPINTCP_DROP_OUT_CRYPTO, "out_crypto" }, \
-			 { ESPINTCP_DROP_OUT_AQM, "out_aqm" })
+			 { ESPINTCP_DROP_OUT_AQM, "out_aqm" }, \
+			 { ESPINTCP_DROP_IN_NO_ROUTE, "in_no_route" })
 
 /* @len: octets of the stream, length field included */
 DECLARE_EVENT_CLASS(espintcp_record,

@@ -132,6 +132,7 @@ static const char * const drop_names[] = {
 	[ESPINTCP_DROP_OUT_NO_MEM] = "out_no_mem",
 	[ESPINTCP_DROP_OUT_CRYPTO] = "out_crypto",
 	[ESPINTCP_DROP_OUT_AQM] = "out_aqm",
+	[ESPINTCP_DROP_IN_NO_ROUTE] = "in_no_route",
 };
 
 /**

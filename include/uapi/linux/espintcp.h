@@ -132,6 +132,7 @@ enum espintcp_state {
  * @ESPINTCP_DROP_OUT_CRYPTO: encryption failed
  * @ESPINTCP_DROP_OUT_AQM: packets wait too long, and this one's sender is to
  *	slow down
+ * @ESPINTCP_DROP_IN_NO_ROUTE: there is no route to the address it came to any more
  */
 enum espintcp_drop {
 	ESPINTCP_DROP_UNSPEC,
@@ -148,6 +149,7 @@ enum espintcp_drop {
 	ESPINTCP_DROP_OUT_NO_MEM,
 	ESPINTCP_DROP_OUT_CRYPTO,
 	ESPINTCP_DROP_OUT_AQM,
+	ESPINTCP_DROP_IN_NO_ROUTE,
 	__ESPINTCP_DROP_MAX,
 };
 
