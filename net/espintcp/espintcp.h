@@ -221,7 +221,7 @@ struct espintcp_rx {
  * @rcu: readers find a connection without a reference
  * @detached: the socket is gone for this module (socket lock; set under
  *	txq.lock as well)
- * @deferred: the tasklet found the socket owned by a process, which runs the
+ * @deferred: something found the socket owned by a process, which runs the
  *	tasklet's work when it lets go (socket spinlock)
  * @rx: receive side
  * @iph: template of the outer header decrypted packets are given to XFRM with

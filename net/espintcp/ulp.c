@@ -107,9 +107,20 @@ static void ulp_release_cb(struct sock *sk)
 	conn->prot->release_cb(sk);
 }
 
+/* What came while a process had the socket fills TCP's window until all of it has
+ * been looked at. Were it taken before, the peer would be told of no room, and of
+ * none after: so it is taken when the process lets go.
+ */
 static void ulp_data_ready(struct sock *sk)
 {
-	espintcp_rx_run(espintcp_conn_of(sk));
+	struct espintcp_conn *conn = espintcp_conn_of(sk);
+
+	if (sock_owned_by_user(sk)) {
+		conn->rx.more = true;
+		conn->deferred = true;
+		return;
+	}
+	espintcp_rx_run(conn);
 }
 
 /* TCP got room, but is in the middle of its own work: send after it. The
