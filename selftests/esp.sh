@@ -256,7 +256,7 @@ record_lengths()
 	local about size sizes=()
 
 	for about in 4096 8192 16384 32768 65444; do
-		for ((size = about - 80; size <= about + 8; size += 8)); do
+		for ((size = about - 80; size <= about + 8; size += 11)); do
 			sizes+=($size)
 		done
 	done
