@@ -35,6 +35,7 @@
 #define ESPINTCP_TX_IKE_FRAMES	1024
 /* When memory ran out and no ACK will come to wake us. */
 #define ESPINTCP_TX_RETRY	(HZ / 50 + 1)
+
 /**
  * espintcp_frame_alloc - memory for a frame
  * @conn: the connection it is for
