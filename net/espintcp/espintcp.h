@@ -222,7 +222,8 @@ struct espintcp_rx {
  * @detached: the socket is gone for this module (socket lock; set under
  *	txq.lock as well)
  * @deferred: something found the socket owned by a process, which runs the
- *	tasklet's work when it lets go (socket spinlock)
+ *	tasklet's work when it lets go (set by whoever has the socket or its
+ *	spinlock, read and cleared by who has both)
  * @rx: receive side
  * @iph: template of the outer header decrypted packets are given to XFRM with
  * @ip6h: the same for IPv6

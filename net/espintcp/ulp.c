@@ -80,7 +80,7 @@ static void ulp_tasklet(struct tasklet_struct *t)
 
 	bh_lock_sock(sk);
 	if (sock_owned_by_user(sk))
-		conn->deferred = true;
+		WRITE_ONCE(conn->deferred, true);
 	else
 		espintcp_conn_run(conn);
 	bh_unlock_sock(sk);
@@ -101,7 +101,7 @@ static void ulp_release_cb(struct sock *sk)
 	struct espintcp_conn *conn = espintcp_conn_of(sk);
 
 	if (conn->deferred) {
-		conn->deferred = false;
+		WRITE_ONCE(conn->deferred, false);
 		espintcp_conn_run(conn);
 	}
 	conn->prot->release_cb(sk);
@@ -117,7 +117,8 @@ static void ulp_data_ready(struct sock *sk)
 
 	if (sock_owned_by_user(sk)) {
 		conn->rx.more = true;
-		conn->deferred = true;
+		/* Without the spinlock, when it is from the backlog. */
+		WRITE_ONCE(conn->deferred, true);
 		return;
 	}
 	espintcp_rx_run(conn);
@@ -484,7 +485,8 @@ static void ulp_close(struct sock *sk, long timeout)
 	struct proto *prot = conn->prot;
 
 	/* What has broken the stream resets it, and is counted. */
-	flush_work(&conn->abort);
+	if (cancel_work_sync(&conn->abort))
+		ulp_abort_work(&conn->abort);
 	lock_sock(sk);
 	conn_detach(conn);
 	release_sock(sk);
