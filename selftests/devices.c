@@ -259,13 +259,20 @@ static void expect_truncated(struct __test_metadata *_metadata, struct bench *b)
 	expect_authentic(_metadata, b);
 }
 
-TEST_F(devices, half_a_record_then_end)
+static void begin_half_a_record(struct __test_metadata *_metadata,
+				struct bench *b)
 {
-	struct bench *b = &self->b;
 	const __u8 *record = record_at(b->records, 30);
 
 	begin_record(_metadata, b, record, record_len(record) / 2,
 		     "ip link del veth0");
+}
+
+TEST_F(devices, half_a_record_then_end)
+{
+	struct bench *b = &self->b;
+
+	begin_half_a_record(_metadata, b);
 	ASSERT_EQ(0, join_hosts_over(b->family, b->ns_a, b->ns_b));
 	ASSERT_EQ(0, shutdown(b->p.raw, SHUT_WR));
 	ASSERT_EQ(0, recv_msg(b->p.ulp, b->in, RECORD_MAX));
@@ -275,10 +282,8 @@ TEST_F(devices, half_a_record_then_end)
 TEST_F(devices, half_a_record_then_close)
 {
 	struct bench *b = &self->b;
-	const __u8 *record = record_at(b->records, 30);
 
-	begin_record(_metadata, b, record, record_len(record) / 2,
-		     "ip link del veth0");
+	begin_half_a_record(_metadata, b);
 	ASSERT_EQ(0, close(b->p.ulp));
 	b->p.ulp = -1;
 	expect_truncated(_metadata, b);

@@ -148,4 +148,41 @@ static inline int open_capture(const char *dev, int protocol)
 	return fd;
 }
 
+/* The next @n records of a stream, length fields included. Returns octets or -1. */
+static inline ssize_t read_records(int fd, __u8 *p, int n)
+{
+	ssize_t len, at = 0;
+	int i;
+
+	for (i = 0; i < n; i++) {
+		len = raw_read_record(fd, p + at + HEADER_LEN);
+		if (len < 0)
+			return -1;
+		put_header(p + at, HEADER_LEN + len);
+		at += HEADER_LEN + len;
+	}
+	return at;
+}
+
+/* Packets the SA took: authentic, all of them. @id is for ip(8). */
+static inline long sa_packets(const char *id)
+{
+	bool current = false;
+	char line[256];
+	long n = -1;
+	FILE *f;
+
+	snprintf(line, sizeof(line), "ip -s xfrm state get %s", id);
+	f = popen(line, "r");
+	/* The line after this one has octets and packets. */
+	while (f && fgets(line, sizeof(line), f)) {
+		if (current && sscanf(line, "%*d(bytes), %ld", &n) == 1)
+			break;
+		current = strstr(line, "lifetime current");
+	}
+	if (f)
+		pclose(f);
+	return n;
+}
+
 #endif /* ESPINTCP_HOSTS_H */

@@ -70,47 +70,10 @@ static inline int send_datagrams(int family, const char *from, const char *to)
 	return close(fd);
 }
 
-/* A record for each datagram. Returns octets or -1. */
-static inline ssize_t read_records(int fd, __u8 *p)
-{
-	ssize_t len, at = 0;
-	int i;
-
-	for (i = 0; i < DATAGRAMS; i++) {
-		len = raw_read_record(fd, p + at + HEADER_LEN);
-		if (len < 0)
-			return -1;
-		put_header(p + at, HEADER_LEN + len);
-		at += HEADER_LEN + len;
-	}
-	return at;
-}
-
 /* Of the record that begins there, length field included. */
 static inline size_t record_len(const __u8 *p)
 {
 	return p[0] << 8 | p[1];
-}
-
-/* Packets the SA took: authentic, all of them. @id is for ip(8). */
-static inline long sa_packets(const char *id)
-{
-	bool current = false;
-	char line[256];
-	long n = -1;
-	FILE *f;
-
-	snprintf(line, sizeof(line), "ip -s xfrm state get %s", id);
-	f = popen(line, "r");
-	/* The line after this one has octets and packets. */
-	while (f && fgets(line, sizeof(line), f)) {
-		if (current && sscanf(line, "%*d(bytes), %ld", &n) == 1)
-			break;
-		current = strstr(line, "lifetime current");
-	}
-	if (f)
-		pclose(f);
-	return n;
 }
 
 /* Where the @i-th of @records begins. */
@@ -197,7 +160,7 @@ static inline ssize_t record_datagrams(int ns_a, int ns_b, __u8 *p)
 	    set_ulp(maker.raw, "espintcp"))
 		return -1;
 	if (!enter(ns_a) && !send_from_a(&maker))
-		len = read_records(maker.ulp, p);
+		len = read_records(maker.ulp, p, DATAGRAMS);
 	if (run("ip xfrm policy flush && ip xfrm state flush") || enter(ns_b))
 		return -1;
 	close(maker.raw);

@@ -686,6 +686,15 @@ static inline int ulp_races_map(struct call **ulp, struct call **map_add,
 	return calls_race(c);
 }
 
+/* One of them has the socket, and the other was told so. */
+static inline bool one_has_it(const struct call *ulp, const struct call *map_add)
+{
+	if (ulp->ret)
+		return ulp->err == EBUSY && !map_add->ret;
+	return map_add->ret == -1 &&
+	       (map_add->err == EBUSY || map_add->err == EINVAL);
+}
+
 /* A line of /proc/self/task/TID/status, 0 if it cannot be had. */
 static inline int task_status(pid_t tid, const char *key, char *value)
 {

@@ -416,24 +416,16 @@ static ssize_t make_records(const struct bench *b, const char *algo)
 {
 	const struct path path = { .family = b->net->family };
 	struct pair maker;
-	ssize_t len, at = 0;
-	__u8 *p = b->want;
-	int i;
+	ssize_t len;
 
 	if (tcp_pair(&maker, &path) || set_ulp(maker.ulp, "espintcp") ||
 	    add_sas(b, &maker, algo) || add_inner(b->net) ||
 	    send_datagrams(b->net) || send_segments(b->net))
 		return -1;
-	for (i = 0; i < NR_RECORDS; i++) {
-		len = raw_read_record(maker.raw, p + at + HEADER_LEN);
-		if (len < 0)
-			return -1;
-		put_header(p + at, HEADER_LEN + len);
-		at += HEADER_LEN + len;
-	}
+	len = read_records(maker.raw, b->want, NR_RECORDS);
 	close(maker.ulp);
 	close(maker.raw);
-	return at;
+	return len;
 }
 
 static int capture_b(const struct bench *b)
@@ -575,27 +567,14 @@ static void send_all(struct __test_metadata *_metadata, struct bench *b,
 	ASSERT_EQ(0, settle(&b->p));
 }
 
-/* Packets the SA took: authentic, all of them. */
-static long sa_packets(const struct bench *b)
+/* What the SA took: authentic, all of it. */
+static long packets_taken(const struct bench *b)
 {
-	bool current = false;
-	char line[256];
-	long n = -1;
-	FILE *f;
+	char id[128];
 
-	snprintf(line, sizeof(line),
-		 "ip -s xfrm state get src %s dst %s proto esp spi 0x1001",
-		 b->net->a, b->net->b);
-	f = popen(line, "r");
-	/* The line after this one has octets and packets. */
-	while (f && fgets(line, sizeof(line), f)) {
-		if (current && sscanf(line, "%*d(bytes), %ld", &n) == 1)
-			break;
-		current = strstr(line, "lifetime current");
-	}
-	if (f)
-		pclose(f);
-	return n;
+	snprintf(id, sizeof(id), "src %s dst %s proto esp spi 0x1001", b->net->a,
+		 b->net->b);
+	return sa_packets(id);
 }
 
 static void expect_untouched(struct __test_metadata *_metadata,
@@ -694,7 +673,7 @@ static __u32 retransmits(int fd)
 static void expect_taken(struct __test_metadata *_metadata, struct bench *b,
 			 bool joins)
 {
-	ASSERT_TRUE(wait_for(sa_packets(b) == NR_RECORDS));
+	ASSERT_TRUE(wait_for(packets_taken(b) == NR_RECORDS));
 	if (joins)
 		EXPECT_LT(0, counter("EspTcpInGro"));
 	expect_untouched(_metadata, b);
@@ -792,7 +771,7 @@ static void retransmit(struct __test_metadata *_metadata, struct bench *b,
 	/* There may be no room for all of it before an ACK comes. */
 	ASSERT_EQ(0, fcntl(b->p.raw, F_SETFL, O_NONBLOCK));
 	ASSERT_LT(0, send_some(b, fn, 0));
-	ASSERT_TRUE(wait_for(sa_packets(b) > 0));
+	ASSERT_TRUE(wait_for(packets_taken(b) > 0));
 	if (b->capture < 0)
 		b->capture = capture_b(b);
 	before = retransmits(b->p.raw);

@@ -10,7 +10,6 @@
 #include <err.h>
 #include <errno.h>
 #include <linux/netlink.h>
-#include <linux/xfrm.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,21 +17,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#ifndef XFRM_MSG_MIGRATE_STATE
-#define XFRM_MSG_MIGRATE_STATE	(XFRM_MSG_GETDEFAULT + 1)
-
-struct xfrm_user_migrate_state {
-	struct xfrm_usersa_id id;
-	xfrm_address_t new_daddr;
-	xfrm_address_t new_saddr;
-	struct xfrm_mark old_mark;
-	struct xfrm_selector new_sel;
-	__u32 new_reqid;
-	__u32 flags;
-	__u16 new_family;
-	__u16 reserved;
-};
-#endif
+#include "xfrm_migrate.h"
 
 static const char usage[] =
 	"usage: xfrm_migrate [-e TYPE,SPORT,DPORT] policy out|in SEL-SRC SEL-DST REQID\n"

@@ -12,11 +12,11 @@
 
 #include <linux/bpf.h>
 #include <linux/netlink.h>
-#include <linux/xfrm.h>
 #include <stddef.h>
 
 #include "espintcp_hosts.h"
 #include "espintcp_random.h"
+#include "xfrm_migrate.h"
 
 #define DEFAULT_REQUESTS	20000
 #define ENCAP_ESPINTCP		7
@@ -41,22 +41,9 @@
 #define ATTR_IPTFS_INIT_DELAY	39
 #define ATTR_IPTFS_MAX_QSIZE	40
 #define ATTR_IPTFS_PKT_SIZE	41
-#define MSG_MIGRATE_STATE	0x29
 
 /* Numbers that messages may have one day. */
 #define NR_MSGS			32
-
-struct migrate_state {
-	struct xfrm_usersa_id id;
-	xfrm_address_t new_daddr;
-	xfrm_address_t new_saddr;
-	struct xfrm_mark old_mark;
-	struct xfrm_selector new_sel;
-	__u32 new_reqid;
-	__u32 flags;
-	__u16 new_family;
-	__u16 reserved;
-};
 
 struct request {
 	struct nlmsghdr n;
@@ -687,7 +674,7 @@ static void put_migrate(struct request *r, const struct pair *p)
 static void put_migrate_state(struct request *r, const struct pair *p)
 {
 	__u16 family = random_family(), new_family;
-	struct migrate_state *m = put(r, sizeof(*m));
+	struct xfrm_user_migrate_state *m = put(r, sizeof(*m));
 
 	new_family = chance(70) ? family : random_family();
 	random_sa_id(&m->id, family);
@@ -802,7 +789,7 @@ static const struct message {
 	{ XFRM_MSG_NEWAE, 60, put_ae, TAKES },
 	{ XFRM_MSG_GETAE, 40, put_ae, TAKES },
 	{ XFRM_MSG_MIGRATE, 100, put_migrate, TAKES },
-	{ MSG_MIGRATE_STATE, 60, put_migrate_state, MAY_TAKE },
+	{ XFRM_MSG_MIGRATE_STATE, 60, put_migrate_state, MAY_TAKE },
 	{ XFRM_MSG_FLUSHSA, 2, put_flush_sa, TAKES },
 	{ XFRM_MSG_FLUSHPOLICY, 2, put_nothing, TAKES },
 	{ XFRM_MSG_GETSADINFO, 10, put_info, TAKES },
@@ -1046,7 +1033,7 @@ static size_t put_garbage(__u8 *record)
 	return len;
 }
 
-static void read_records(struct scene *s)
+static void take_records(struct scene *s)
 {
 	ssize_t len;
 
@@ -1067,7 +1054,7 @@ static void some_traffic(struct scene *s)
 
 	send_inner(s->udp4, AF_INET);
 	send_inner(s->udp6, AF_INET6);
-	read_records(s);
+	take_records(s);
 	if (chance(80) && s->record_len)
 		raw_write(&s->p, s->record, s->record_len);
 	else
