@@ -91,11 +91,17 @@ static bool gso_conntrack_done(const struct sk_buff *skb)
 #if IS_ENABLED(CONFIG_NF_CONNTRACK)
 	enum ip_conntrack_info info;
 	const struct nf_conn *ct = nf_ct_get(skb, &info);
+	int source_nat;
 
-	return !ct || (nf_ct_is_confirmed(ct) &&
-		       !nf_ct_ext_exist(ct, NF_CT_EXT_HELPER) &&
-		       !(skb->sk && test_bit(IPS_SRC_NAT_BIT, &ct->status)) &&
-		       !test_bit(IPS_SEQ_ADJUST_BIT, &ct->status));
+	if (!ct)
+		return true;
+	/* A reply's source is changed back from what its destination NAT made. */
+	source_nat = CTINFO2DIR(info) == IP_CT_DIR_REPLY ? IPS_DST_NAT_BIT :
+							   IPS_SRC_NAT_BIT;
+	return nf_ct_is_confirmed(ct) &&
+	       !nf_ct_ext_exist(ct, NF_CT_EXT_HELPER) &&
+	       !(skb->sk && test_bit(source_nat, &ct->status)) &&
+	       !test_bit(IPS_SEQ_ADJUST_BIT, &ct->status);
 #else
 	return true;
 #endif
