@@ -478,21 +478,29 @@ static void conn_detach(struct espintcp_conn *conn)
 	espintcp_count(conn->key.net, ESPINTCP_CNT_CONN_CLOSED);
 }
 
+/* What has broken the stream resets it, and is counted, if the work has not come to
+ * that.
+ */
+static void conn_abort_now(struct espintcp_conn *conn)
+{
+	if (cancel_work_sync(&conn->abort))
+		ulp_abort_work(&conn->abort);
+}
+
 /* proto.close: nobody else is in a system call on this socket. */
 static void ulp_close(struct sock *sk, long timeout)
 {
 	struct espintcp_conn *conn = espintcp_conn_of(sk);
 	struct proto *prot = conn->prot;
 
-	/* What has broken the stream resets it, and is counted. */
-	if (cancel_work_sync(&conn->abort))
-		ulp_abort_work(&conn->abort);
+	/* Before the daemon's own end of the stream. */
+	conn_abort_now(conn);
 	lock_sock(sk);
 	conn_detach(conn);
 	release_sock(sk);
 
 	/* Detached: none of them starts again. */
-	cancel_work_sync(&conn->abort);
+	conn_abort_now(conn);
 	cancel_delayed_work_sync(&conn->retry);
 	cancel_delayed_work_sync(&conn->stall);
 	hrtimer_cancel(&conn->batch);
