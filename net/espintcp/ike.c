@@ -76,6 +76,15 @@ static struct sk_buff *ike_next(struct espintcp_conn *conn, bool peek)
 	return skb;
 }
 
+/* It was reset, but what came before that is still being looked at. */
+static bool ike_is_coming(const struct espintcp_conn *conn)
+{
+	/* Pairs with espintcp_rx_run(). */
+	return inet_sk_state_load(conn->sk) == TCP_CLOSE &&
+	       smp_load_acquire(&conn->rx.more) &&
+	       !READ_ONCE(conn->rx.stopped);
+}
+
 /* No message will come any more. */
 static bool ike_eof(const struct espintcp_conn *conn)
 {
@@ -83,6 +92,8 @@ static bool ike_eof(const struct espintcp_conn *conn)
 
 	/* A stream that is about to be reset ends with the error. */
 	if (READ_ONCE(conn->abort_err) && inet_sk_state_load(sk) != TCP_CLOSE)
+		return false;
+	if (ike_is_coming(conn))
 		return false;
 	/* Pairs with rx_end_of_stream(): the last message is in the queue. */
 	if (smp_load_acquire(&conn->rx.eof))
@@ -105,7 +116,7 @@ static struct sk_buff *ike_recv(struct espintcp_conn *conn, bool peek, int *err)
 
 	/* TCP sets the error, then the state: an end that has a cause shows it. */
 	smp_rmb();
-	failed = READ_ONCE(conn->sk->sk_err);
+	failed = READ_ONCE(conn->sk->sk_err) && !ike_is_coming(conn);
 	/* And what came before them is received before them. */
 	smp_rmb();
 	skb = ike_next(conn, peek);

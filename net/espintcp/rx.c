@@ -591,6 +591,7 @@ void espintcp_rx_run(struct espintcp_conn *conn)
 	};
 	struct espintcp_rx *rx = &conn->rx;
 	struct sock *sk = conn->sk;
+	bool more;
 
 	lockdep_assert(lockdep_sock_is_held(sk));
 
@@ -606,11 +607,15 @@ void espintcp_rx_run(struct espintcp_conn *conn)
 	rcu_read_unlock();
 	local_bh_enable();
 
-	rx->more = !desc.count;
+	more = rx->more;
+	/* Pairs with ike_is_coming(): the messages are in the queue. */
+	smp_store_release(&rx->more, !desc.count);
 	if (rx->more)
 		espintcp_conn_kick(conn);
 	else if (rx_peer_finished(sk) && !READ_ONCE(rx->stopped))
 		rx_end_of_stream(conn);
+	else if (more && sk->sk_state == TCP_CLOSE)
+		conn->state_change(sk);
 }
 
 /**

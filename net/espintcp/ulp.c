@@ -116,7 +116,7 @@ static void ulp_data_ready(struct sock *sk)
 	struct espintcp_conn *conn = espintcp_conn_of(sk);
 
 	if (sock_owned_by_user(sk)) {
-		conn->rx.more = true;
+		WRITE_ONCE(conn->rx.more, true);
 		/* Without the spinlock, when it is from the backlog. */
 		WRITE_ONCE(conn->deferred, true);
 		return;
@@ -144,8 +144,12 @@ static void ulp_state_change(struct sock *sk)
 {
 	struct espintcp_conn *conn = espintcp_conn_of(sk);
 
-	if (sk->sk_state == TCP_CLOSE)
+	if (sk->sk_state == TCP_CLOSE) {
+		/* What came before a reset is received before it. */
+		if (conn->rx.more)
+			espintcp_rx_run(conn);
 		espintcp_txq_shut(conn);
+	}
 	conn->state_change(sk);
 }
 
