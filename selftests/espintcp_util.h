@@ -502,6 +502,13 @@ static inline short poll_now(int fd, short events)
 	return poll(&pfd, 1, 0) < 0 ? -1 : pfd.revents;
 }
 
+static inline bool is_readable(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	return poll(&p, 1, 0) == 1 && p.revents & POLLIN;
+}
+
 /* The events of @events that came, and errors; 0 if none did in good time. */
 static inline short poll_wait(int fd, short events)
 {

@@ -10,12 +10,11 @@
 
 #include <linux/capability.h>
 #include <linux/espintcp.h>
-#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "espintcp_holder.h"
 #include "espintcp_util.h"
 
 static const char prefix[] = "IKETCP";
@@ -96,13 +95,6 @@ static bool is_acked(int fd)
 	int left = -1;
 
 	return !ioctl(fd, TIOCOUTQ, &left) && !left;
-}
-
-static bool is_readable(int fd)
-{
-	struct pollfd p = { .fd = fd, .events = POLLIN };
-
-	return poll(&p, 1, 0) == 1 && p.revents & POLLIN;
 }
 
 static int accept_one(int listener)
@@ -296,64 +288,6 @@ TEST_F(prefix, silent_make_room)
 	fd = accept_one(self->listener);
 	ASSERT_LE(0, fd);
 	expect_messages(_metadata, fd, silent[1]);
-}
-
-/* Holds a socket's lock: an option is copied from a page that is not there yet. */
-struct holder {
-	int sock;
-	int uffd;
-	size_t page;
-	char *option;	/* four octets of it are there */
-	pthread_t thread;
-};
-
-#define OPTION_LEN	40
-
-static void *holder_set_option(void *arg)
-{
-	struct holder *h = arg;
-
-	setsockopt(h->sock, IPPROTO_IP, IP_OPTIONS, h->option, OPTION_LEN);
-	return NULL;
-}
-
-/* Returns 0 when the lock is held, 1 when this kernel cannot do it. */
-static int holder_begin(struct holder *h, int sock)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	char *mem;
-
-	h->sock = sock;
-	h->page = sysconf(_SC_PAGESIZE);
-	h->uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (h->uffd < 0)
-		return 1;
-	mem = mmap(NULL, 2 * h->page, PROT_READ | PROT_WRITE,
-		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (mem == MAP_FAILED)
-		return -1;
-	h->option = mem + h->page - sizeof(int);
-	memset(h->option, 0, sizeof(int));
-	reg.range.start = (__u64)(mem + h->page);
-	reg.range.len = h->page;
-	if (ioctl(h->uffd, UFFDIO_API, &api) ||
-	    ioctl(h->uffd, UFFDIO_REGISTER, &reg) ||
-	    pthread_create(&h->thread, NULL, holder_set_option, h))
-		return -1;
-	return wait_for(is_readable(h->uffd)) ? 0 : -1;
-}
-
-static int holder_end(struct holder *h)
-{
-	struct uffdio_zeropage zero = {
-		.range.start = (__u64)(h->option + sizeof(int)),
-		.range.len = h->page,
-	};
-
-	if (ioctl(h->uffd, UFFDIO_ZEROPAGE, &zero))
-		return -1;
-	return pthread_join(h->thread, NULL);
 }
 
 /* Whoever holds a listener's lock holds up nobody but that listener. */

@@ -19,6 +19,7 @@
 #include <sys/sendfile.h>
 #include <sys/uio.h>
 
+#include "espintcp_holder.h"
 #include "espintcp_util.h"
 
 #ifndef AF_KCM
@@ -947,6 +948,59 @@ TEST_F(socket, recv_reset_after_messages)
 	EXPECT_EQ(5, messages);
 	EXPECT_EQ(1, resets);
 	EXPECT_EQ(0, len);
+}
+
+#define RESETS_BEHIND	20
+
+/* Asks for a message again and again, and does not wait for one. */
+static long call_recv_at_once(struct call *c)
+{
+	long len;
+
+	do {
+		len = recv(c->fd, c->buf, c->len, MSG_DONTWAIT);
+	} while (len < 0 && errno == EAGAIN);
+	return len;
+}
+
+static void expect_message_then_reset(struct __test_metadata *_metadata,
+				      struct call *c, __u32 seed)
+{
+	ASSERT_EQ(0, call_join(c));
+	ASSERT_EQ(600, c->ret)
+		TH_LOG("%ld, errno %d, round %u", c->ret, c->err, seed);
+	ASSERT_TRUE(is_ike(c->buf, 600, seed));
+	EXPECT_EQ(-1, recv(c->fd, c->buf, c->len, 0));
+	EXPECT_EQ(ECONNRESET, errno);
+}
+
+/*
+ * A message and a reset come while somebody has the socket, and are looked at when
+ * it is free. Nobody sees the reset who has not seen the message.
+ */
+TEST_F(socket, recv_message_before_reset)
+{
+	struct call c = receiver_of(-1, self->in);
+	struct holder h;
+	struct pair p;
+	int i, err;
+
+	c.fn = call_recv_at_once;
+	for (i = 0; i < RESETS_BEHIND; i++) {
+		ASSERT_EQ(0, tcp_pair(&p, &variant->path));
+		ASSERT_EQ(0, set_ulp(p.ulp, "espintcp"));
+		err = holder_begin(&h, p.ulp);
+		if (err == 1)
+			SKIP(return, "no userfaultfd in this kernel");
+		ASSERT_EQ(0, err);
+		c.fd = p.ulp;
+		ASSERT_EQ(0, call_start(&c));
+		ASSERT_EQ(0, raw_write(&p, self->out, put_ike(self->out, 600, i)));
+		ASSERT_EQ(0, reset(p.raw));
+		ASSERT_EQ(0, holder_end(&h));
+		expect_message_then_reset(_metadata, &c, i);
+		close(p.ulp);
+	}
 }
 
 /* A small message must not be charged for the segment it came in. */
