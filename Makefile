@@ -148,6 +148,7 @@ help:
 	@echo '  KERNEL=BZIMAGE   kernel to boot (default: the newest in /boot)'
 	@echo '  TESTS="A B"      tests to run (default: all)'
 	@echo '  DEBUG=KIND       uml, memory, races or rt (default: uml)'
+	@echo '  TEST_ENV="A=1"   settings for the tests of check-debug, as RECORDS=500000'
 	@echo '  KSRC=DIR         kernel source for check-debug and bench (default: the'
 	@echo '                   newest linux-source package)'
 	@echo '  ROOT=DIR         root file system of the VM (default: this one); its'
