@@ -64,6 +64,9 @@ forget_leaks()
 	echo clear >$kmemleak
 }
 
+# Any fails the run: nothing is left from boot, and of a module that has gone a backtrace
+# names no function.
+#
 # To a file: the log takes no line longer than a kilobyte, nor many at once
 report_leaks()
 {
@@ -75,8 +78,11 @@ report_leaks()
 	scan_twice
 	sleep 6
 	echo scan >$kmemleak
-	cat $kmemleak >"$VM_OUT/kmemleak"
-	[ ! -s "$VM_OUT/kmemleak" ] || head -n 60 "$VM_OUT/kmemleak"
+	cat $kmemleak >"$VM_OUT/kmemleak" || return
+	[ -s "$VM_OUT/kmemleak" ] || return 0
+	echo "# leaks:"
+	head -n 60 "$VM_OUT/kmemleak"
+	return 1
 }
 
 # Lockdep does after its first report, and when its tables are full
