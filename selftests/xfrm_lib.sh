@@ -444,20 +444,23 @@ gcm_is_asynchronous()
 	grep -qE "^driver.*: (pcrypt|cryptd)\(seqiv\(rfc4106" /proc/crypto
 }
 
-# connections_of NS: inner ones that may still repeat something
+# connections_of NS [PORT]: inner ones that may still repeat something
 connections_of()
 {
+	local port=${2:-7}
+
 	in_ns "$1" ss -Htn state established state syn-sent state syn-recv \
 		state fin-wait-1 state fin-wait-2 state close-wait state last-ack \
-		state closing "sport = :7 or dport = :7"
+		state closing "sport = :$port or dport = :$port"
 }
 
+# connections_gone [PORT]
 connections_gone()
 {
 	local ns
 
 	for ns in "$NS_A" "$NS_B" ${NS_C-}; do
-		[ -z "$(connections_of "$ns")" ] || return
+		[ -z "$(connections_of "$ns" "$@")" ] || return
 	done
 }
 
