@@ -269,9 +269,21 @@ record_lengths()
 	expect_moved B ""
 }
 
+# What comes by it with no mark is theirs as well, so that they may not stay
+vti()
+{
+	local status=0 limit
+
+	limit=$(in_ns "$NS_B" sysctl -n net.espintcp.unknown_limit) || return
+	marked_by_vti || status=1
+	del_vti_device "$NS_A" && del_vti_device "$NS_B" &&
+	in_ns "$NS_B" sysctl -qw "net.espintcp.unknown_limit=$limit" || status=1
+	return $status
+}
+
 # The SAs have a mark that no packet on the wire has: the device adds it. What
 # comes twice is still of an SA there is, and no reason to reset the connection.
-vti()
+marked_by_vti()
 {
 	local sas="mark 7 replay-window 32"
 
@@ -291,9 +303,7 @@ vti()
 	ping_lost 10.8.0.1 10.8.0.2 6
 	wait_for frames_agree
 	expect_moved A "EspTcpOutEsp +6" &&
-	expect_moved B "EspTcpInEsp +6 XfrmInStateSeqError +6" || return
-	# They take what has no mark as well
-	ip -n "$NS_A" link delete vti7 && ip -n "$NS_B" link delete vti7
+	expect_moved B "EspTcpInEsp +6 XfrmInStateSeqError +6"
 }
 
 vti_device()
@@ -304,10 +314,21 @@ vti_device()
 	ip -n "$1" addr add "$4" dev vti7
 }
 
+# Where a test failed early there is none
+del_vti_device()
+{
+	! ip -n "$1" link show vti7 >/dev/null 2>&1 || ip -n "$1" link delete vti7
+}
+
+# The kernel loads ip_vti for that, if it has it. Whatever else goes wrong is no reason
+# to leave the test out.
 have_vti()
 {
-	ip -n "$NS_A" link add vti0 type vti local 192.0.2.77 2>/dev/null &&
-	ip -n "$NS_A" link delete vti0
+	local said
+
+	said=$(ip -n "$NS_A" link add vti0 type vti local 192.0.2.77 2>&1) &&
+		ip -n "$NS_A" link delete vti0
+	[[ $said != *"Unknown device type"* && $said != *"not supported"* ]]
 }
 
 packet_limit()
