@@ -262,9 +262,10 @@ fail_some()
 	read -r start < $module/sections/.text
 	read -r end < $module/coresize
 	printf -v end '%#x' $((start + end))
+	# What a test before left as space would have to be used up first
 	set_faults "$1" ignore-gfp-wait=N ignore-gfp-highmem=N min-order=0 \
 		stacktrace-depth=32 require-start="$start" require-end="$end" \
-		verbose=0 interval="$2" times=$FAULTS_MAX probability=100
+		verbose=0 space=0 interval="$2" times=$FAULTS_MAX probability=100
 }
 
 # failed KIND: how many have
