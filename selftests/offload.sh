@@ -12,7 +12,7 @@ cd "$(dirname "$0")" || exit 1
 . ./xfrm_lib.sh
 
 require_root
-require_tools ip modprobe ping socat sysctl tcpdump
+require_tools cmp dmesg ip modprobe ping socat sysctl tcpdump
 require_module
 TEST_LOG_DIR="" test_dir
 ktap_plan
@@ -20,6 +20,7 @@ ktap_plan
 # Of the simulated devices, by their number
 readonly NSIM=/sys/bus/netdevsim
 NSIM_A=71 NSIM_B=72
+LOG_MARKS=0
 
 # nsim_device NUMBER NS: there, by the name that xfrm_lib.sh knows
 nsim_device()
@@ -89,30 +90,124 @@ incoming()
 	ping_b "$IN_A" "$IN_B" 3 56 && only_esp_moved 3
 }
 
+# What the kernel says from here on is for kernel_says, and not what it said before
+mark_log()
+{
+	LOG_MARK="offload.sh $$ $((++LOG_MARKS))"
+	echo "$LOG_MARK" > /dev/kmsg
+}
+
+kernel_says()
+{
+	dmesg | sed "1,/$LOG_MARK/d" | grep -q "$1" && return
+	echo "the kernel did not say: $1"
+	return 1
+}
+
+# give_outgoing: A's SA that sends, given to its device. Linux before 6.15 refuses
+# that: $REFUSED has what it said.
+give_outgoing()
+{
+	REFUSED=
+	mark_log
+	REFUSED=$(offloaded out "$OUT_A" "$OUT_B" $SPI_AB "$PORT_A" $PORT)
+	ip -n "$NS_A" xfrm state list spi $SPI_AB | grep -q . || return
+	REFUSED=
+	nsim_ipsec
+	nsim_ipsec | grep -q "^SA count=1 tx=0$"
+}
+
+refused()
+{
+	echo "refused: $REFUSED"
+	[[ $REFUSED == *offload* ]]
+}
+
+# nothing_left FILE: on the wire, and the device had none
+nothing_left()
+{
+	expect "packets outside of TCP" 0 \
+		"$(captured "$1" "(ip or ip6) and not tcp port $PORT and $NOT_ND")" &&
+	expect "SAs and packets of the device" "SA count=1 tx=0" \
+		"$(nsim_ipsec | head -n 1)" &&
+	kernel_says "espintcp: SPI $SPI_AB: no device can do ESP in TCP"
+}
+
 outgoing()
 {
-	local file=$TEST_DIR/outgoing.pcap said
+	local file=$TEST_DIR/outgoing.pcap
 
 	new_sas tunnel "$GCM" || return
-	said=$(offloaded out "$OUT_A" "$OUT_B" $SPI_AB "$PORT_A" $PORT)
-	if ! ip -n "$NS_A" xfrm state list spi $SPI_AB | grep -q .; then
-		# Linux before 6.15
-		[[ $said == *offload* ]] || { echo "refused: $said"; return 1; }
-		return 0
+	if ! give_outgoing; then
+		refused
+		return
 	fi
-	nsim_ipsec
-	nsim_ipsec | grep -q "^SA count=1 tx=0$" || return
 	save_counters
 	capture_start "$NS_A" veth0 "$file" || return
 	ping_lost "$IN_A" "$IN_B" 3
 	capture_stop || return
 	expect_moved A "XfrmOutStateProtoError +3" &&
 	expect_moved B "" &&
-	expect "packets outside of TCP" 0 \
-		"$(captured "$file" "(ip or ip6) and not tcp and $NOT_ND")" &&
-	expect "SAs and packets of the device" "SA count=1 tx=0" \
-		"$(nsim_ipsec | head -n 1)" &&
-	dmesg | grep -q "espintcp: SPI $SPI_AB: no device can do ESP in TCP"
+	nothing_left "$file"
+}
+
+# An inner connection that is there before the device has its SA. Killed, it is reset,
+# and sends nothing into a later test.
+connect_inner()
+{
+	coproc INNER {
+		exec ip netns exec "$NS_A" socat -b $ECHO_BLOCK - \
+			"TCP:$IN_B:7,bind=$IN_A,linger=0" > "$TEST_DIR/answer"
+	}
+	on_exit kill "$INNER_PID"
+	# Background commands have no other of a coprocess's descriptors
+	exec {TO_INNER}>&"${INNER[1]}"
+	cat "$TEST_DIR/data" >&"$TO_INNER" &&
+	wait_for cmp -s "$TEST_DIR/answer" "$TEST_DIR/data" &&
+	wait_for frames_agree
+}
+
+makes_large()
+{
+	moved A
+	[[ $MOVED == *"EspTcpOutGso +"* ]] && return
+	echo "no large segments: $MOVED"
+	return 1
+}
+
+# sent_or_dropped FILE: a packet has got somewhere
+sent_or_dropped()
+{
+	moved A
+	[[ $MOVED == *XfrmOutStateProtoError* ]] ||
+	[ "$(captured "$1.raw" "ip proto 50 or host $IN_A")" -gt 0 ]
+}
+
+# Large segments go the way that the SA's offload type says. The simulated device has XFRM
+# cut them before it asks that; real ones may take them whole.
+outgoing_large()
+{
+	local file=$TEST_DIR/large.pcap pid
+
+	make_more_data && new_sas tunnel "$GCM" && save_counters &&
+	connect_inner && makes_large || return
+	if ! give_outgoing; then
+		refused
+		return
+	fi
+	save_counters
+	capture_start "$NS_A" veth0 "$file" || return
+	head -c 100000 "$TEST_DIR/data" >&"$TO_INNER" & pid=$!
+	wait_for sent_or_dropped "$file"
+	capture_stop || return
+	{ kill -KILL "$INNER_PID" && wait "$INNER_PID" "$pid"; } 2>/dev/null
+	moved A
+	echo "A: $MOVED"
+	[[ $MOVED == *"XfrmOutStateProtoError +"* && $MOVED != *EspTcpOut* ]] || return
+	# B may miss the last acknowledgement, and repeat what it had answered
+	moved B
+	echo "B: $MOVED"
+	[[ $MOVED != *EspTcpIn* ]] && nothing_left "$file"
 }
 
 setup_nsim && start_echo || ktap_skip_all "no netdevsim"
@@ -122,6 +217,7 @@ set_policies tunnel "$IN_A" "$IN_B"
 check "a device that offers ESP does none in TCP" without_offload
 check "an SA that receives, given to the device: as without" incoming
 check "one that sends, given to the device, sends nothing" outgoing
+check "no large segments of a connection that was there before" outgoing_large
 disconnect_pair "$PAIR_A" "$PAIR_B"
 flush_xfrm
 ktap_finish
