@@ -76,13 +76,21 @@ static struct sk_buff *ike_next(struct espintcp_conn *conn, bool peek)
 	return skb;
 }
 
-/* It was reset, but what came before that is still being looked at. */
+/* There may be messages in what is still to be looked at. */
 static bool ike_is_coming(const struct espintcp_conn *conn)
 {
-	/* Pairs with espintcp_rx_run(). */
-	return inet_sk_state_load(conn->sk) == TCP_CLOSE &&
-	       smp_load_acquire(&conn->rx.more) &&
-	       !READ_ONCE(conn->rx.stopped);
+	/* Pairs with espintcp_rx_run(): or they are in the queue. */
+	return smp_load_acquire(&conn->rx.more) && !READ_ONCE(conn->rx.stopped);
+}
+
+/* There is an error, and what came before it has been looked at. */
+static bool ike_failed(const struct espintcp_conn *conn)
+{
+	if (!READ_ONCE(conn->sk->sk_err))
+		return false;
+	/* Pairs with ulp_data_ready(). */
+	smp_rmb();
+	return !ike_is_coming(conn);
 }
 
 /* No message will come any more. */
@@ -93,8 +101,6 @@ static bool ike_eof(const struct espintcp_conn *conn)
 	/* A stream that is about to be reset ends with the error. */
 	if (READ_ONCE(conn->abort_err) && inet_sk_state_load(sk) != TCP_CLOSE)
 		return false;
-	if (ike_is_coming(conn))
-		return false;
 	/* Pairs with rx_end_of_stream(): the last message is in the queue. */
 	if (smp_load_acquire(&conn->rx.eof))
 		return true;
@@ -102,7 +108,7 @@ static bool ike_eof(const struct espintcp_conn *conn)
 		return true;
 	/* Reset. After a FIN there may be data that is still to be read. */
 	if (inet_sk_state_load(sk) == TCP_CLOSE && !sock_flag(sk, SOCK_DONE))
-		return true;
+		return !ike_is_coming(conn);
 	/* Unless nobody will. */
 	return READ_ONCE(sk->sk_shutdown) & RCV_SHUTDOWN &&
 	       READ_ONCE(conn->rx.stopped);
@@ -116,7 +122,7 @@ static struct sk_buff *ike_recv(struct espintcp_conn *conn, bool peek, int *err)
 
 	/* TCP sets the error, then the state: an end that has a cause shows it. */
 	smp_rmb();
-	failed = READ_ONCE(conn->sk->sk_err) && !ike_is_coming(conn);
+	failed = ike_failed(conn);
 	/* And what came before them is received before them. */
 	smp_rmb();
 	skb = ike_next(conn, peek);
@@ -144,7 +150,7 @@ static int ike_recv_wait(struct espintcp_conn *conn, long *timeo)
 	/* Pairs with wq_has_sleeper(): it sees us, or we see what it woke for. */
 	smp_mb();
 	if (skb_queue_empty_lockless(&conn->ike_queue) &&
-	    !READ_ONCE(sk->sk_err) && !ike_eof(conn))
+	    !ike_failed(conn) && !ike_eof(conn))
 		*timeo = wait_woken(&wait, TASK_INTERRUPTIBLE, *timeo);
 	remove_wait_queue(sk_sleep(sk), &wait);
 	return 0;

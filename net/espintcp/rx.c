@@ -614,7 +614,8 @@ void espintcp_rx_run(struct espintcp_conn *conn)
 		espintcp_conn_kick(conn);
 	else if (rx_peer_finished(sk) && !READ_ONCE(rx->stopped))
 		rx_end_of_stream(conn);
-	else if (more && sk->sk_state == TCP_CLOSE)
+	else if (more && (sk->sk_err || sk->sk_state == TCP_CLOSE))
+		/* Who waits for the end has to wait no longer. */
 		conn->state_change(sk);
 }
 

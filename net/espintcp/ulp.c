@@ -117,6 +117,8 @@ static void ulp_data_ready(struct sock *sk)
 
 	if (sock_owned_by_user(sk)) {
 		WRITE_ONCE(conn->rx.more, true);
+		/* Before the error of a reset behind it: see ike_failed(). */
+		smp_wmb();
 		/* Without the spinlock, when it is from the backlog. */
 		WRITE_ONCE(conn->deferred, true);
 		return;
