@@ -42,6 +42,9 @@ void espintcp_conn_put(struct espintcp_conn *conn)
 {
 	if (!refcount_dec_and_test(&conn->refcnt))
 		return;
+	/* ulp_close() frees them. kmemleak does not see what holds on to each other. */
+	DEBUG_NET_WARN_ON_ONCE(!skb_queue_empty(&conn->ike_queue));
+	DEBUG_NET_WARN_ON_ONCE(conn->rx.spare);
 	espintcp_gone(ESPINTCP_OBJECT_CONN);
 	kfree_rcu(conn, rcu);
 }
