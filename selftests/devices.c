@@ -289,25 +289,6 @@ TEST_F(devices, half_a_record_then_close)
 	expect_truncated(_metadata, b);
 }
 
-/*
- * Records without end. With a timeout a send is not begun again after a signal,
- * and that a child of run() ended is none of its business.
- */
-static long call_flood(struct call *c)
-{
-	sigset_t child;
-	size_t at = 0;
-	ssize_t n;
-
-	sigemptyset(&child);
-	sigaddset(&child, SIGCHLD);
-	pthread_sigmask(SIG_BLOCK, &child, NULL);
-	while ((n = send(c->fd, (__u8 *)c->buf + at, c->len - at,
-			 MSG_NOSIGNAL)) > 0)
-		at = (at + n) % c->len;
-	return errno;
-}
-
 static struct call flood_of(const struct bench *b)
 {
 	return (struct call) {

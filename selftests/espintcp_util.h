@@ -20,6 +20,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -662,6 +663,27 @@ static inline int calls_race(struct call *c)
 	if (calls_start(c, 2, &start) || call_join(&c[0]) || call_join(&c[1]))
 		return -1;
 	return pthread_barrier_destroy(&start);
+}
+
+/*
+ * Writes the records in @buf over and over until the connection is gone, and returns
+ * what that was. A send that stops within a record is not the end of it: the next one
+ * goes on there. With a timeout a send is not begun again after a signal, and that a
+ * child of run() ended is none of its business.
+ */
+static inline long call_flood(struct call *c)
+{
+	sigset_t child;
+	size_t at = 0;
+	ssize_t n;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	pthread_sigmask(SIG_BLOCK, &child, NULL);
+	while ((n = send(c->fd, (__u8 *)c->buf + at, c->len - at,
+			 MSG_NOSIGNAL)) > 0)
+		at = (at + n) % c->len;
+	return errno;
 }
 
 /* Sets the ULP whose name is in @buf. */

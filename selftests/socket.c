@@ -2207,14 +2207,6 @@ TEST_F(socket, linger_waits)
 	EXPECT_EQ(0, c.ret);
 }
 
-/* Writes the records in @buf over and over until the connection is gone. */
-static long call_flood(struct call *c)
-{
-	while (send(c->fd, c->buf, c->len, MSG_NOSIGNAL) > 0)
-		;
-	return 0;
-}
-
 /*
  * Records arrive when the ULP is set, as it works and when it goes. What the
  * daemon gets is whole; the rest is for the kernel to complain about.
