@@ -718,10 +718,18 @@ static inline int ulp_races_map(struct call **ulp, struct call **map_add,
 /* One of them has the socket, and the other was told so. */
 static inline bool one_has_it(const struct call *ulp, const struct call *map_add)
 {
+	bool one;
+
 	if (ulp->ret)
-		return ulp->err == EBUSY && !map_add->ret;
-	return map_add->ret == -1 &&
-	       (map_add->err == EBUSY || map_add->err == EINVAL);
+		one = ulp->err == EBUSY && !map_add->ret;
+	else
+		one = map_add->ret == -1 &&
+		      (map_add->err == EBUSY || map_add->err == EINVAL);
+	if (!one)
+		fprintf(stderr, "# the ULP: %ld, %s; the map: %ld, %s\n",
+			ulp->ret, strerror(ulp->err), map_add->ret,
+			strerror(map_add->err));
+	return one;
 }
 
 /* A line of /proc/self/task/TID/status, 0 if it cannot be had. */
