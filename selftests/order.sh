@@ -21,7 +21,8 @@ GCM="aead rfc4106(gcm(aes)) 0x$(printf '%040d' 7) 128"
 FLOWS=4
 OCTETS=2M
 
-# Outgoing UDP as fast as the sockets take it: flows on all processors
+# Outgoing UDP as fast as the sockets take it: flows on all processors. None of them has
+# enough in its socket to fill the queue, which loses the datagram that begins another.
 flood()
 {
 	local port pids=() pid status=0
@@ -33,7 +34,7 @@ flood()
 	done
 	for port in $(seq 5301 $((5300 + FLOWS))); do
 		ip netns exec "$NS_A" iperf3 -c $IN4_B -B $IN4_A -p "$port" \
-			-u -b 0 -l 1000 -n $OCTETS > /dev/null 2>&1 &
+			-u -b 0 -w 16K -l 1000 -n $OCTETS > /dev/null 2>&1 &
 		pids+=($!)
 	done
 	for pid in "${pids[@]}"; do
