@@ -178,13 +178,37 @@ static int set_range(const char *what)
 	       set_fault(what, "require-end", end) ? -1 : 0;
 }
 
+/*
+ * Those of the reference tracker, which would see nothing any more, are not to fail:
+ * from its address to that of the next symbol.
+ */
+static int spare_tracker(const char *what)
+{
+	char line[512], start[32] = "0x", end[32] = "0x", name[128] = "";
+	FILE *f = fopen("/proc/kallsyms", "r");
+
+	while (f && !end[2] && fgets(line, sizeof(line), f)) {
+		if (!strcmp(name, "ref_tracker_alloc"))
+			sscanf(line, "%29s", end + 2);
+		else
+			sscanf(line, "%29s %*c %127s", start + 2, name);
+	}
+	if (f)
+		fclose(f);
+	/* Most kernels have none. */
+	if (!end[2])
+		return 0;
+	return set_fault(what, "reject-start", start) ||
+	       set_fault(what, "reject-end", end) ? -1 : 0;
+}
+
 static int set_faults_up(const char *what)
 {
 	/* Those that do not apply to this kind are not there. */
 	set_fault(what, "ignore-gfp-wait", "N");
 	set_fault(what, "ignore-gfp-highmem", "N");
 	set_fault(what, "min-order", "0");
-	return set_range(what) ||
+	return set_range(what) || spare_tracker(what) ||
 	       set_fault(what, "times", "0") ||
 	       set_fault(what, "verbose", "0") ||
 	       set_fault(what, "interval", "1") ||
