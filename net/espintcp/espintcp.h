@@ -180,7 +180,7 @@ struct espintcp_txq {
  * @unknown: messages since the last one of IKE or of a known SA
  * @stopped: the stream is broken or the socket closes; nothing more is read.
  *	Also set without the socket lock.
- * @more: the budget ran out or a process had the socket, data is left in its
+ * @more: the budget ran out or a process had the socket, data may be left in TCP's
  *	receive queue; read lockless
  * @eof: the peer has finished and its last record was taken; read lockless
  * @closed: the daemon wants no more of it: its own shutdown(); read lockless

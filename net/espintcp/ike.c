@@ -79,18 +79,45 @@ static struct sk_buff *ike_next(struct espintcp_conn *conn, bool peek)
 /* There may be messages in what is still to be looked at. */
 static bool ike_is_coming(const struct espintcp_conn *conn)
 {
-	/* Pairs with espintcp_rx_run(): or they are in the queue. */
+	/* Pairs with espintcp_rx_run(): once it is false they are in the queue. */
 	return smp_load_acquire(&conn->rx.more) && !READ_ONCE(conn->rx.stopped);
 }
 
-/* There is an error, and what came before it has been looked at. */
+/* TCP has closed it, and what came before that has been looked at. */
+static bool ike_is_closed(const struct espintcp_conn *conn)
+{
+	return inet_sk_state_load(conn->sk) == TCP_CLOSE && !ike_is_coming(conn);
+}
+
+/* There is an error, and it is not that of a reset behind what is still to be looked
+ * at.
+ */
 static bool ike_failed(const struct espintcp_conn *conn)
 {
 	if (!READ_ONCE(conn->sk->sk_err))
 		return false;
 	/* Pairs with ulp_data_ready(). */
 	smp_rmb();
-	return !ike_is_coming(conn);
+	return inet_sk_state_load(conn->sk) != TCP_CLOSE || ike_is_closed(conn);
+}
+
+/* The same when TCP is done with it: of a reset it sets the error, then closes the
+ * connection, then what came before is looked at. A connection that stays open has an
+ * error of another kind, as that of an ICMP message.
+ */
+static bool ike_failed_for_sure(struct espintcp_conn *conn)
+{
+	struct sock *sk = conn->sk;
+
+	if (!READ_ONCE(sk->sk_err))
+		return false;
+	/* Pairs with ulp_data_ready(). */
+	smp_rmb();
+	if (ike_is_coming(conn)) {
+		lock_sock(sk);
+		release_sock(sk);
+	}
+	return ike_failed(conn);
 }
 
 /* No message will come any more. */
@@ -107,8 +134,8 @@ static bool ike_eof(const struct espintcp_conn *conn)
 	if (READ_ONCE(conn->rx.closed))
 		return true;
 	/* Reset. After a FIN there may be data that is still to be read. */
-	if (inet_sk_state_load(sk) == TCP_CLOSE && !sock_flag(sk, SOCK_DONE))
-		return !ike_is_coming(conn);
+	if (ike_is_closed(conn) && !sock_flag(sk, SOCK_DONE))
+		return true;
 	/* Unless nobody will. */
 	return READ_ONCE(sk->sk_shutdown) & RCV_SHUTDOWN &&
 	       READ_ONCE(conn->rx.stopped);
@@ -122,7 +149,7 @@ static struct sk_buff *ike_recv(struct espintcp_conn *conn, bool peek, int *err)
 
 	/* TCP sets the error, then the state: an end that has a cause shows it. */
 	smp_rmb();
-	failed = ike_failed(conn);
+	failed = ike_failed_for_sure(conn);
 	/* And what came before them is received before them. */
 	smp_rmb();
 	skb = ike_next(conn, peek);
@@ -384,7 +411,10 @@ __poll_t espintcp_poll(struct file *file, struct socket *sock,
 	sock_poll_wait(file, sock, wait);
 
 	shutdown = READ_ONCE(sk->sk_shutdown);
-	if (shutdown == SHUTDOWN_MASK || inet_sk_state_load(sk) == TCP_CLOSE)
+	/* TCP closes, and then shuts down. */
+	smp_rmb();
+	if (inet_sk_state_load(sk) == TCP_CLOSE ? ike_is_closed(conn) :
+						  shutdown == SHUTDOWN_MASK)
 		mask |= EPOLLHUP;
 	if (shutdown & RCV_SHUTDOWN)
 		mask |= EPOLLRDHUP;
@@ -394,7 +424,7 @@ __poll_t espintcp_poll(struct file *file, struct socket *sock,
 		mask |= EPOLLOUT | EPOLLWRNORM;
 	/* As in ike_recv(). */
 	smp_rmb();
-	if (READ_ONCE(sk->sk_err) ||
+	if (ike_failed(conn) ||
 	    !skb_queue_empty_lockless(&sk->sk_error_queue))
 		mask |= EPOLLERR;
 	return mask;

@@ -570,9 +570,44 @@ static void rx_end_of_stream(struct espintcp_conn *conn)
 	rx_discard(conn);
 	if (conn->rx.eof)
 		return;
-	/* After the last message was queued: see espintcp_ike_recvmsg(). */
+	/* After the last message was queued: see ike_eof(). */
 	smp_store_release(&conn->rx.eof, true);
 	conn->state_change(conn->sk);
+}
+
+/* Returns whether there may be more to look at. */
+static bool rx_read(struct espintcp_conn *conn)
+{
+	read_descriptor_t desc = {
+		.arg.data = conn,
+		.count = ESPINTCP_RX_BUDGET,
+	};
+	struct sock *sk = conn->sk;
+
+	/* Urgent data is data (RFC 6093); left set, it would stop the reader. */
+	WRITE_ONCE(tcp_sk(sk)->urg_data, 0);
+
+	local_bh_disable();
+	rcu_read_lock();
+	tcp_read_sock(sk, &desc, rx_segment);
+	rcu_read_unlock();
+	local_bh_enable();
+	return !desc.count;
+}
+
+/* TCP told of the end before all that came before it had been looked at, and who was
+ * told waits again.
+ */
+static void rx_tell_closed(struct espintcp_conn *conn)
+{
+	struct sock *sk = conn->sk;
+
+	if (sk->sk_state != TCP_CLOSE)
+		return;
+	if (sk->sk_err)
+		sk_error_report(sk);
+	else
+		conn->state_change(sk);
 }
 
 /**
@@ -585,38 +620,26 @@ static void rx_end_of_stream(struct espintcp_conn *conn)
  */
 void espintcp_rx_run(struct espintcp_conn *conn)
 {
-	read_descriptor_t desc = {
-		.arg.data = conn,
-		.count = ESPINTCP_RX_BUDGET,
-	};
 	struct espintcp_rx *rx = &conn->rx;
-	struct sock *sk = conn->sk;
-	bool more;
+	bool stopped = READ_ONCE(rx->stopped), before = rx->more, more = false;
 
-	lockdep_assert(lockdep_sock_is_held(sk));
+	lockdep_assert(lockdep_sock_is_held(conn->sk));
 
-	if (READ_ONCE(rx->stopped))
+	if (stopped && !before)
 		return;
+	if (!stopped) {
+		more = rx_read(conn);
+		stopped = READ_ONCE(rx->stopped);
+	}
 
-	/* Urgent data is data (RFC 6093); left set, it would stop the reader. */
-	WRITE_ONCE(tcp_sk(sk)->urg_data, 0);
-
-	local_bh_disable();
-	rcu_read_lock();
-	tcp_read_sock(sk, &desc, rx_segment);
-	rcu_read_unlock();
-	local_bh_enable();
-
-	more = rx->more;
 	/* Pairs with ike_is_coming(): the messages are in the queue. */
-	smp_store_release(&rx->more, !desc.count);
+	smp_store_release(&rx->more, more && !stopped);
 	if (rx->more)
 		espintcp_conn_kick(conn);
-	else if (rx_peer_finished(sk) && !READ_ONCE(rx->stopped))
+	else if (rx_peer_finished(conn->sk) && !stopped)
 		rx_end_of_stream(conn);
-	else if (more && (sk->sk_err || sk->sk_state == TCP_CLOSE))
-		/* Who waits for the end has to wait no longer. */
-		conn->state_change(sk);
+	else if (before || stopped)
+		rx_tell_closed(conn);
 }
 
 /**
