@@ -30,6 +30,8 @@
 /* Of the module: memory of received messages, messages to be sent */
 #define IKE_RCVBUF	(256 * 1024)
 #define IKE_FRAMES	1024
+/* Records that are looked at in one go */
+#define RX_BUDGET	256
 
 FIXTURE(socket)
 {
@@ -963,6 +965,14 @@ static long call_recv_at_once(struct call *c)
 	return len;
 }
 
+/* The same when poll() says that there is something. */
+static long call_poll_and_recv(struct call *c)
+{
+	while (!poll_now(c->fd, POLLIN))
+		;
+	return recv(c->fd, c->buf, c->len, MSG_DONTWAIT);
+}
+
 static void expect_message_then_reset(struct __test_metadata *_metadata,
 				      struct call *c, __u32 seed)
 {
@@ -985,8 +995,8 @@ TEST_F(socket, recv_message_before_reset)
 	struct pair p;
 	int i, err;
 
-	c.fn = call_recv_at_once;
 	for (i = 0; i < RESETS_BEHIND; i++) {
+		c.fn = i % 2 ? call_poll_and_recv : call_recv_at_once;
 		ASSERT_EQ(0, tcp_pair(&p, &variant->path));
 		ASSERT_EQ(0, set_ulp(p.ulp, "espintcp"));
 		err = holder_begin(&h, p.ulp);
@@ -1001,6 +1011,37 @@ TEST_F(socket, recv_message_before_reset)
 		expect_message_then_reset(_metadata, &c, i);
 		close(p.ulp);
 	}
+}
+
+/*
+ * What comes before a reset is looked at in several goes, the last of which finds the
+ * stream broken with its last record. Who sleeps is woken all the same.
+ */
+TEST_F(socket, recv_reset_behind_many_records)
+{
+	struct call c = receiver_of(self->p.ulp, self->in);
+	__u8 *record = self->out;
+	struct holder h;
+	int i, err;
+
+	for (i = 1; i < 3 * RX_BUDGET; i++, record += HEADER_LEN)
+		put_header(record, HEADER_LEN);
+	put_header(record, 0);
+	err = holder_begin(&h, self->p.ulp);
+	if (err == 1)
+		SKIP(return, "no userfaultfd in this kernel");
+	ASSERT_EQ(0, err);
+	ASSERT_EQ(0, call_start(&c));
+	ASSERT_TRUE(call_blocks(&c));
+	ASSERT_EQ(0, raw_write(&self->p, self->out, 3 * RX_BUDGET * HEADER_LEN));
+	ASSERT_EQ(0, reset(self->p.raw));
+	self->p.raw = -1;
+	ASSERT_EQ(0, holder_end(&h));
+	ASSERT_EQ(0, call_join(&c));
+	EXPECT_EQ(-1, c.ret);
+	EXPECT_EQ(ECONNRESET, c.err);
+	EXPECT_EQ(3 * RX_BUDGET - 1, counter("EspTcpInEmpty"));
+	EXPECT_EQ(1, counter("EspTcpInBadLength"));
 }
 
 /* A small message must not be charged for the segment it came in. */
