@@ -505,9 +505,9 @@ static inline short poll_now(int fd, short events)
 
 static inline bool is_readable(int fd)
 {
-	struct pollfd p = { .fd = fd, .events = POLLIN };
+	short events = poll_now(fd, POLLIN);
 
-	return poll(&p, 1, 0) == 1 && p.revents & POLLIN;
+	return events > 0 && events & POLLIN;
 }
 
 /* The events of @events that came, and errors; 0 if none did in good time. */
