@@ -159,11 +159,14 @@ connect_inner()
 		exec ip netns exec "$NS_A" socat -b $ECHO_BLOCK - \
 			"TCP:$IN_B:7,bind=$IN_A,linger=0" > "$TEST_DIR/answer"
 	}
-	on_exit kill "$INNER_PID"
-	# Background commands have no other of a coprocess's descriptors
+	# bash forgets it when the process has ended
+	INNER_SOCAT=$INNER_PID
+	on_exit kill "$INNER_SOCAT"
+	# bash closes a coprocess's own descriptors in background commands
 	exec {TO_INNER}>&"${INNER[1]}"
-	cat "$TEST_DIR/data" >&"$TO_INNER" &&
-	wait_for cmp -s "$TEST_DIR/answer" "$TEST_DIR/data" &&
+	timeout "$ECHO_TIMEOUT" cat "$TEST_DIR/data" >&"$TO_INNER" &&
+	WAIT_TIMEOUT=$ECHO_TIMEOUT \
+		wait_for cmp -s "$TEST_DIR/answer" "$TEST_DIR/data" &&
 	wait_for frames_agree
 }
 
@@ -200,7 +203,8 @@ outgoing_large()
 	head -c 100000 "$TEST_DIR/data" >&"$TO_INNER" & pid=$!
 	wait_for sent_or_dropped "$file"
 	capture_stop || return
-	{ kill -KILL "$INNER_PID" && wait "$INNER_PID" "$pid"; } 2>/dev/null
+	{ kill -KILL "$INNER_SOCAT"; wait "$INNER_SOCAT" "$pid"; } 2>/dev/null
+	exec {TO_INNER}>&-
 	moved A
 	echo "A: $MOVED"
 	[[ $MOVED == *"XfrmOutStateProtoError +"* && $MOVED != *EspTcpOut* ]] || return
