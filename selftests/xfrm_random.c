@@ -638,7 +638,8 @@ static void put_acquire(struct request *r, const struct pair *p)
 	put_extras(r, family);
 }
 
-static void random_migrate(struct xfrm_user_migrate *m, __u16 family)
+static void random_migrate(struct xfrm_user_migrate *m, __u16 family,
+			   __u32 reqid)
 {
 	__u16 new_family = chance(70) ? family : random_family();
 
@@ -648,13 +649,18 @@ static void random_migrate(struct xfrm_user_migrate *m, __u16 family)
 	random_addr(&m->new_saddr, new_family);
 	m->proto = random_proto();
 	m->mode = random_mode();
-	m->reqid = rnd(NR_REQIDS);
+	m->reqid = reqid;
 	m->old_family = family;
 	m->new_family = new_family;
 }
 
+/*
+ * With a reqid and without one an entry may mean the same SA as another, which the
+ * kernel, whatever the SA, then deletes a second time when it may be gone.
+ */
 static void put_migrate(struct request *r, const struct pair *p)
 {
+	__u32 reqid = rnd(NR_REQIDS);
 	__u16 family = random_family();
 	struct xfrm_userpolicy_id *pol = put(r, sizeof(*pol));
 	int i, n = chance(70) ? 1 : rnd(8);
@@ -664,7 +670,8 @@ static void put_migrate(struct request *r, const struct pair *p)
 	pol->dir = rnd(3);
 	m = put_attr(r, XFRMA_MIGRATE, n * sizeof(*m));
 	for (i = 0; i < n; i++)
-		random_migrate(&m[i], chance(90) ? family : random_family());
+		random_migrate(&m[i], chance(90) ? family : random_family(),
+			       reqid);
 	if (chance(70))
 		put_encap(r, p, random_encap_type());
 	put_extras(r, family);
