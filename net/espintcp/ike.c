@@ -124,6 +124,8 @@ static bool ike_failed_for_sure(struct espintcp_conn *conn)
 static bool ike_eof(const struct espintcp_conn *conn)
 {
 	const struct sock *sk = conn->sk;
+	/* Pairs with espintcp_conn_abort(): who stopped it has said why. */
+	bool stopped = smp_load_acquire(&conn->rx.stopped);
 
 	/* A stream that is about to be reset ends with the error. */
 	if (READ_ONCE(conn->abort_err) && inet_sk_state_load(sk) != TCP_CLOSE)
@@ -137,8 +139,7 @@ static bool ike_eof(const struct espintcp_conn *conn)
 	if (ike_is_closed(conn) && !sock_flag(sk, SOCK_DONE))
 		return true;
 	/* Unless nobody will. */
-	return READ_ONCE(sk->sk_shutdown) & RCV_SHUTDOWN &&
-	       READ_ONCE(conn->rx.stopped);
+	return READ_ONCE(sk->sk_shutdown) & RCV_SHUTDOWN && stopped;
 }
 
 /* Takes the next message: NULL and @err 0 at EOF, -EAGAIN to wait. */
@@ -407,18 +408,19 @@ __poll_t espintcp_poll(struct file *file, struct socket *sock,
 	struct espintcp_conn *conn = espintcp_conn_of_call(sk);
 	__poll_t mask = 0;
 	u8 shutdown;
+	bool eof;
 
 	sock_poll_wait(file, sock, wait);
 
+	/* Who is told of an end may not come back for a message before it. */
+	eof = ike_eof(conn);
 	shutdown = READ_ONCE(sk->sk_shutdown);
-	/* TCP closes, and then shuts down. */
-	smp_rmb();
-	if (inet_sk_state_load(sk) == TCP_CLOSE ? ike_is_closed(conn) :
-						  shutdown == SHUTDOWN_MASK)
+	if (eof && (shutdown == SHUTDOWN_MASK ||
+		    inet_sk_state_load(sk) == TCP_CLOSE))
 		mask |= EPOLLHUP;
-	if (shutdown & RCV_SHUTDOWN)
+	if (eof && shutdown & RCV_SHUTDOWN)
 		mask |= EPOLLRDHUP;
-	if (!skb_queue_empty_lockless(&conn->ike_queue) || ike_eof(conn))
+	if (eof || !skb_queue_empty_lockless(&conn->ike_queue))
 		mask |= EPOLLIN | EPOLLRDNORM;
 	if (shutdown & SEND_SHUTDOWN || ike_has_room(conn))
 		mask |= EPOLLOUT | EPOLLWRNORM;

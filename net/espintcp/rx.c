@@ -565,6 +565,20 @@ static bool rx_peer_finished(const struct sock *sk)
 	       skb_queue_empty(&sk->sk_receive_queue);
 }
 
+/* TCP told of the end before all that came before it had been looked at, and who was
+ * told waits again.
+ */
+static void rx_tell_end(struct espintcp_conn *conn)
+{
+	struct sock *sk = conn->sk;
+
+	conn->state_change(sk);
+	if (sk->sk_err)
+		sk_error_report(sk);
+	else
+		sk_wake_async(sk, SOCK_WAKE_WAITD, POLL_IN);
+}
+
 static void rx_end_of_stream(struct espintcp_conn *conn)
 {
 	rx_discard(conn);
@@ -572,7 +586,7 @@ static void rx_end_of_stream(struct espintcp_conn *conn)
 		return;
 	/* After the last message was queued: see ike_eof(). */
 	smp_store_release(&conn->rx.eof, true);
-	conn->state_change(conn->sk);
+	rx_tell_end(conn);
 }
 
 /* Returns whether there may be more to look at. */
@@ -593,21 +607,6 @@ static bool rx_read(struct espintcp_conn *conn)
 	rcu_read_unlock();
 	local_bh_enable();
 	return !desc.count;
-}
-
-/* TCP told of the end before all that came before it had been looked at, and who was
- * told waits again.
- */
-static void rx_tell_closed(struct espintcp_conn *conn)
-{
-	struct sock *sk = conn->sk;
-
-	if (sk->sk_state != TCP_CLOSE)
-		return;
-	if (sk->sk_err)
-		sk_error_report(sk);
-	else
-		conn->state_change(sk);
 }
 
 /**
@@ -638,8 +637,8 @@ void espintcp_rx_run(struct espintcp_conn *conn)
 		espintcp_conn_kick(conn);
 	else if (rx_peer_finished(conn->sk) && !stopped)
 		rx_end_of_stream(conn);
-	else if (before || stopped)
-		rx_tell_closed(conn);
+	else if ((before || stopped) && conn->sk->sk_state == TCP_CLOSE)
+		rx_tell_end(conn);
 }
 
 /**

@@ -163,9 +163,10 @@ static void ulp_abort_work(struct work_struct *work)
 	struct espintcp_conn *conn = container_of(work, struct espintcp_conn,
 						  abort);
 
-	espintcp_count(conn->key.net, ESPINTCP_CNT_CONN_ABORTED);
 	trace_espintcp_abort(conn, -conn->abort_err);
-	tcp_abort(conn->sk, conn->abort_err);
+	/* Unless it has come to its end, or was reset, by itself. */
+	if (!tcp_abort(conn->sk, conn->abort_err))
+		espintcp_count(conn->key.net, ESPINTCP_CNT_CONN_ABORTED);
 }
 
 /**
@@ -190,7 +191,8 @@ void espintcp_conn_abort(struct espintcp_conn *conn, int err)
 		queue_work(espintcp_wq, &conn->abort);
 	}
 	spin_unlock_bh(&conn->txq.lock);
-	WRITE_ONCE(conn->rx.stopped, true);
+	/* Pairs with ike_eof(). */
+	smp_store_release(&conn->rx.stopped, true);
 }
 
 static void ulp_retry_work(struct work_struct *work)
