@@ -64,16 +64,15 @@ nothing_lost()
 	done
 }
 
-# Both hosts have counted the same for both SAs, and as many as there were frames
+# Both hosts have counted as many packets for both SAs, and as many as there were frames
 sas_agree()
 {
-	local -A a_packets a_octets stats
+	local -A a_packets
 	local spi
 
 	read_sas "$NS_A"
 	for spi in $SPI_AB $SPI_BA; do
 		a_packets[$spi]=${SA_PACKETS[$spi]}
-		a_octets[$spi]=${SA_OCTETS[$spi]}
 	done
 	read_sas "$NS_B"
 	for spi in $SPI_AB $SPI_BA; do

@@ -799,6 +799,50 @@ TEST_F(socket, recv_message_with_fin)
 	}
 }
 
+/* Asks poll() again and again whether to receive, and does when it says so. */
+static long call_poll_and_recv(struct call *c)
+{
+	while (!poll_now(c->fd, POLLIN))
+		;
+	return recv(c->fd, c->buf, c->len, MSG_DONTWAIT);
+}
+
+static bool in_state(int fd, int state)
+{
+	struct tcp_info ti;
+
+	return !tcp_info(fd, &ti) && ti.tcpi_state == state;
+}
+
+/* When the daemon has finished before, TCP closes, and only then tells of the data. */
+TEST_F(socket, recv_message_with_last_fin)
+{
+	struct call c;
+	struct pair p;
+	int i;
+
+	for (i = 0; i < 50; i++) {
+		ASSERT_EQ(0, tcp_pair(&p, &variant->path));
+		ASSERT_EQ(0, set_ulp(p.ulp, "espintcp"));
+		ASSERT_EQ(0, shutdown(p.ulp, SHUT_WR));
+		ASSERT_TRUE(wait_for(in_state(p.ulp, BPF_TCP_FIN_WAIT2)));
+		c = receiver_of(p.ulp, self->in);
+		c.fn = call_poll_and_recv;
+		ASSERT_EQ(0, call_start(&c));
+		ASSERT_EQ(0, set_int(p.raw, SOL_TCP, TCP_CORK, 1));
+		ASSERT_EQ(0, raw_write(&p, self->out,
+				       put_ike(self->out, 2000, i)));
+		ASSERT_EQ(0, shutdown(p.raw, SHUT_WR));
+		ASSERT_EQ(0, call_join(&c));
+		ASSERT_EQ(2000, c.ret)
+			TH_LOG("errno %d, round %d", c.err, i);
+		ASSERT_TRUE(is_ike(self->in, 2000, i));
+		EXPECT_EQ(0, recv_msg(p.ulp, self->in, RECORD_MAX));
+		close(p.raw);
+		close(p.ulp);
+	}
+}
+
 /* Many records before the FIN, none of them for the daemon. */
 static void fin_after_records(struct __test_metadata *_metadata, struct pair *p,
 			      __u8 *out, int n, long (*fn)(struct call *c))
@@ -963,14 +1007,6 @@ static long call_recv_at_once(struct call *c)
 		len = recv(c->fd, c->buf, c->len, MSG_DONTWAIT);
 	} while (len < 0 && errno == EAGAIN);
 	return len;
-}
-
-/* The same when poll() says that there is something. */
-static long call_poll_and_recv(struct call *c)
-{
-	while (!poll_now(c->fd, POLLIN))
-		;
-	return recv(c->fd, c->buf, c->len, MSG_DONTWAIT);
 }
 
 static void expect_message_then_reset(struct __test_metadata *_metadata,
