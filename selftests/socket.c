@@ -770,6 +770,31 @@ TEST_F(socket, recv_waits_for_shutdown)
 	EXPECT_EQ(0, c.ret);
 }
 
+/* Asks poll() again and again whether to receive, and does when it says so. */
+static long call_poll_and_recv(struct call *c)
+{
+	while (!poll_now(c->fd, POLLIN))
+		;
+	return recv(c->fd, c->buf, c->len, MSG_DONTWAIT);
+}
+
+/* A message and the FIN in one segment, while @c receives. */
+static void expect_message_with_fin(struct __test_metadata *_metadata,
+				    struct call *c, struct pair *p, __u8 *out,
+				    __u32 seed)
+{
+	ASSERT_EQ(0, set_int(p->raw, SOL_TCP, TCP_CORK, 1));
+	ASSERT_EQ(0, raw_write(p, out, put_ike(out, 2000, seed)));
+	ASSERT_EQ(0, shutdown(p->raw, SHUT_WR));
+	ASSERT_EQ(0, call_join(c));
+	ASSERT_EQ(2000, c->ret)
+		TH_LOG("errno %d, round %u", c->err, seed);
+	ASSERT_TRUE(is_ike(c->buf, 2000, seed));
+	EXPECT_EQ(0, recv_msg(p->ulp, c->buf, RECORD_MAX));
+	close(p->raw);
+	close(p->ulp);
+}
+
 /*
  * The FIN is in the same segment as the message and wakes the reader, which
  * must not find an empty queue and an end.
@@ -786,25 +811,8 @@ TEST_F(socket, recv_message_with_fin)
 		c = receiver_of(p.ulp, self->in);
 		ASSERT_EQ(0, call_start(&c));
 		ASSERT_TRUE(call_blocks(&c));
-		ASSERT_EQ(0, set_int(p.raw, SOL_TCP, TCP_CORK, 1));
-		ASSERT_EQ(0, raw_write(&p, self->out,
-				       put_ike(self->out, 2000, i)));
-		ASSERT_EQ(0, shutdown(p.raw, SHUT_WR));
-		ASSERT_EQ(0, call_join(&c));
-		ASSERT_EQ(2000, c.ret);
-		ASSERT_TRUE(is_ike(self->in, 2000, i));
-		EXPECT_EQ(0, recv_msg(p.ulp, self->in, RECORD_MAX));
-		close(p.raw);
-		close(p.ulp);
+		expect_message_with_fin(_metadata, &c, &p, self->out, i);
 	}
-}
-
-/* Asks poll() again and again whether to receive, and does when it says so. */
-static long call_poll_and_recv(struct call *c)
-{
-	while (!poll_now(c->fd, POLLIN))
-		;
-	return recv(c->fd, c->buf, c->len, MSG_DONTWAIT);
 }
 
 static bool in_state(int fd, int state)
@@ -829,17 +837,7 @@ TEST_F(socket, recv_message_with_last_fin)
 		c = receiver_of(p.ulp, self->in);
 		c.fn = call_poll_and_recv;
 		ASSERT_EQ(0, call_start(&c));
-		ASSERT_EQ(0, set_int(p.raw, SOL_TCP, TCP_CORK, 1));
-		ASSERT_EQ(0, raw_write(&p, self->out,
-				       put_ike(self->out, 2000, i)));
-		ASSERT_EQ(0, shutdown(p.raw, SHUT_WR));
-		ASSERT_EQ(0, call_join(&c));
-		ASSERT_EQ(2000, c.ret)
-			TH_LOG("errno %d, round %d", c.err, i);
-		ASSERT_TRUE(is_ike(self->in, 2000, i));
-		EXPECT_EQ(0, recv_msg(p.ulp, self->in, RECORD_MAX));
-		close(p.raw);
-		close(p.ulp);
+		expect_message_with_fin(_metadata, &c, &p, self->out, i);
 	}
 }
 
