@@ -1078,6 +1078,76 @@ TEST_F(socket, recv_reset_behind_many_records)
 	EXPECT_EQ(1, counter("EspTcpInBadLength"));
 }
 
+/* Receives when a signal says that there is something, and until it is no message. */
+static long call_recv_on_sigio(struct call *c)
+{
+	const struct timespec limit = { .tv_sec = WAIT_MS / 2000 };
+	sigset_t sigio;
+	long len;
+
+	sigemptyset(&sigio);
+	sigaddset(&sigio, SIGIO);
+	do {
+		if (sigtimedwait(&sigio, NULL, &limit) < 0)
+			return -2;
+		len = recv(c->fd, c->buf, c->len, MSG_DONTWAIT);
+	} while (len < 0 && errno == EAGAIN);
+	return len;
+}
+
+/* Blocked in all threads, so that it waits for the one that wants it */
+static int send_sigio(int fd)
+{
+	sigset_t sigio;
+
+	sigemptyset(&sigio);
+	sigaddset(&sigio, SIGIO);
+	return pthread_sigmask(SIG_BLOCK, &sigio, NULL) ||
+	       fcntl(fd, F_SETOWN, getpid()) ||
+	       fcntl(fd, F_SETFL, O_ASYNC) ? -1 : 0;
+}
+
+/* Many records and the end in one go, while somebody has the socket. */
+static void end_behind_records(struct __test_metadata *_metadata, struct pair *p,
+			       const __u8 *out, bool resets, struct holder *h)
+{
+	ASSERT_EQ(0, set_int(p->raw, SOL_TCP, TCP_CORK, !resets));
+	ASSERT_EQ(0, raw_write(p, out, 3 * RX_BUDGET * HEADER_LEN));
+	ASSERT_EQ(0, resets ? reset(p->raw) : shutdown(p->raw, SHUT_WR));
+	ASSERT_EQ(0, holder_end(h));
+}
+
+/* TCP's own signal comes before the records have been looked at. */
+TEST_F(socket, sigio_at_end)
+{
+	struct call c = receiver_of(-1, self->in);
+	struct holder h;
+	struct pair p;
+	int i, err;
+
+	c.fn = call_recv_on_sigio;
+	for (i = 0; i < 3 * RX_BUDGET; i++)
+		put_header(self->out + i * HEADER_LEN, HEADER_LEN);
+	for (i = 0; i < 20; i++) {
+		ASSERT_EQ(0, tcp_pair(&p, &variant->path));
+		ASSERT_EQ(0, set_ulp(p.ulp, "espintcp"));
+		ASSERT_EQ(0, send_sigio(p.ulp));
+		err = holder_begin(&h, p.ulp);
+		if (err == 1)
+			SKIP(return, "no userfaultfd in this kernel");
+		ASSERT_EQ(0, err);
+		c.fd = p.ulp;
+		ASSERT_EQ(0, call_start(&c));
+		end_behind_records(_metadata, &p, self->out, i % 2, &h);
+		ASSERT_EQ(0, call_join(&c));
+		ASSERT_EQ(i % 2 ? -1 : 0, c.ret)
+			TH_LOG("errno %d, round %d", c.err, i);
+		close(p.ulp);
+		if (i % 2 == 0)
+			close(p.raw);
+	}
+}
+
 /* A small message must not be charged for the segment it came in. */
 TEST_F(socket, recv_100_from_one_segment)
 {
