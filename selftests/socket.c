@@ -2664,6 +2664,32 @@ TEST_F(socket, close_when_broken)
 	expect_alive(_metadata, &self->p);
 }
 
+/* It is close() that finds the stream broken, behind so many records. */
+TEST_F(socket, close_finds_broken)
+{
+	const int records = 30000;
+	struct pair p;
+	__u8 octet;
+	int i;
+
+	for (i = 0; i < records; i++)
+		put_header(self->out + i * HEADER_LEN, HEADER_LEN);
+	put_header(self->out + i * HEADER_LEN, 0);
+	for (i = 1; i <= 20; i++) {
+		ASSERT_EQ(0, tcp_pair(&p, &variant->path));
+		ASSERT_EQ(0, set_ulp(p.ulp, "espintcp"));
+		ASSERT_EQ(0, raw_write(&p, self->out, (records + 1) * HEADER_LEN));
+		ASSERT_EQ(0, settle(&p));
+		ASSERT_EQ(0, close(p.ulp));
+		ASSERT_EQ(i, counter("EspTcpInBadLength"));
+		ASSERT_EQ(i, counter("EspTcpConnAborted"));
+		EXPECT_EQ(-1, recv(p.raw, &octet, 1, 0));
+		EXPECT_EQ(ECONNRESET, errno);
+		close(p.raw);
+	}
+	EXPECT_EQ(20L * records, counter("EspTcpInEmpty"));
+}
+
 TEST_F(socket, dup_keeps_connection)
 {
 	int fd = dup(self->p.ulp);
