@@ -13,7 +13,7 @@
 #include <linux/percpu.h>
 
 /* No divisor of the number of accesses in a loop. */
-#define RACES_ONE_IN	11
+#define RACES_ONE_IN	53
 
 static DEFINE_PER_CPU(unsigned int, races_count);
 
