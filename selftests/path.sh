@@ -427,19 +427,20 @@ rekey()
 		flag af-unspec "$GCM" "$@" | ip -n "$ns" -batch -
 }
 
-sent_new()
+# refused_new BEFORE COUNT: B has had so many records, whose SA it does not know
+refused_new()
 {
-	read_sas "$NS_A"
-	[ "${SA_PACKETS[$SPI_NEW]:-0}" -ge "$1" ]
+	[ $(($(counter "$NS_B" EspTcpInUnknownSpi) - $1)) -ge "$2" ]
 }
 
 # stream_of_new FILE WORDS...: what A sends first with its new SA, which B does not
 # know yet: segments of a connection that the SA before it has set up
 stream_of_new()
 {
-	local fifo=$TEST_DIR/fifo file=$1 fd pid
+	local fifo=$TEST_DIR/fifo file=$1 fd pid before
 
 	shift
+	before=$(counter "$NS_B" EspTcpInUnknownSpi)
 	mkfifo "$fifo"
 	ip netns exec "$NS_A" socat -u -b 40960 - "TCP:$IN_B:7,bind=$IN_A" \
 		< "$fifo" 2> /dev/null &
@@ -450,7 +451,8 @@ stream_of_new()
 	ip -n "$NS_A" xfrm state delete src "$OUT_A" dst "$OUT_B" proto esp \
 		spi $SPI_AB &&
 	capture_start "$NS_W" to_b "$file" "dst port $PORT" &&
-	head -c 13000 "$TEST_DIR/data" >&"$fd" && wait_for sent_new 9 &&
+	head -c 13000 "$TEST_DIR/data" >&"$fd" &&
+	wait_for refused_new "$before" 9 &&
 	ip -n "$NS_A" xfrm state flush && capture_stop
 	local status=$?
 	kill $pid
