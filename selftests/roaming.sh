@@ -125,7 +125,9 @@ report()
 # and leaves an emulated one time for the daemons.
 start_flow()
 {
-	ip netns exec "$EAST" iperf3 -s -B $EAST4_IN > "$TEST_DIR/iperf3-server" 2>&1 &
+	# It would give up after two minutes without data, by itself.
+	ip netns exec "$EAST" iperf3 -s -B $EAST4_IN --rcv-timeout 86400000 \
+		> "$TEST_DIR/iperf3-server" 2>&1 &
 	on_exit kill $!
 	wait_for listening "$EAST" 5201 || return
 	ip netns exec "$WEST" iperf3 -c $EAST4_IN -B $WEST4_IN -b 500K -l 1K -t 86400 \
