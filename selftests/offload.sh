@@ -39,6 +39,27 @@ nsim_index()
 	in_ns "$1" cat /sys/class/net/veth0/ifindex
 }
 
+loaded()
+{
+	grep -q "^$1 " /proc/modules
+}
+
+unloaded()
+{
+	! loaded "$1" || rmmod "$1" 2>/dev/null
+}
+
+# For an SA that a device is given the kernel loads what has all others leave their large
+# packets to the device, too, which is no matter of the tests that follow
+unload_in_the_end()
+{
+	local module
+
+	for module in esp4_offload esp6_offload; do
+		loaded $module || on_exit wait_for unloaded $module
+	done
+}
+
 # Hosts on the two ends of a cable between simulated devices
 setup_nsim()
 {
@@ -214,6 +235,7 @@ outgoing_large()
 	[[ $MOVED != *EspTcpIn* ]] && nothing_left "$file"
 }
 
+unload_in_the_end
 setup_nsim && start_echo || ktap_skip_all "no netdevsim"
 connect_pair 4 -r || ktap_fail "a connection"
 inner 4
