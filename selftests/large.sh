@@ -31,7 +31,7 @@ set_wmem()
 	done
 }
 
-readonly WMEM=65536
+readonly WMEM=65536 WMEM_OF_FOUR=24576
 
 # fresh_sas MODE ALGO WORDS...: they have the SPIs and the keys of those of the last
 # test. What TCP still repeated of it would be in their windows.
@@ -64,13 +64,13 @@ both_large()
 	done
 }
 
-# What moved on either end tells of no error and no drop, but for those by which a slow
-# machine's sender is told to slow down
+# nothing_lost [NAME]...: what moved on either end tells of no error and no drop,
+# and of nothing else but NAME
 nothing_lost()
 {
-	local names="EspTcp(In|Out)(Esp|Gro|Gso)|EspTcpOut(Renumbered|Aqm(Drop|Mark))"
-	local end other
+	local names="EspTcp(In|Out)(Esp|Gro|Gso)|EspTcpOutRenumbered" end other
 
+	names+=$(printf '|%s' "$@")
 	for end in A B; do
 		moved $end
 		other=$(sed -E "s/($names) \+[0-9]+ ?//g" <<< "$MOVED")
@@ -78,33 +78,35 @@ nothing_lost()
 	done
 }
 
-# counted A|B: packets that its SA has counted: those of frames, and those lost for
-# their sender to slow down
-counted()
-{
-	echo $(($(in_moved "$1" EspTcpOutEsp) + $(in_moved "$1" EspTcpOutAqmDrop)))
-}
-
-# Both SAs have counted each packet on its way out, and each frame on its way in
+# Both hosts have counted as many packets for both SAs, and as many as there were frames
 sas_agree()
 {
+	local -A a_packets
+	local spi
+
 	read_sas "$NS_A"
-	expect "packets out of A" "$(counted A)" "${SA_PACKETS[$SPI_AB]}" &&
-	expect "packets into A" "$(in_moved B EspTcpOutEsp)" \
-		"${SA_PACKETS[$SPI_BA]}" || return
+	for spi in $SPI_AB $SPI_BA; do
+		a_packets[$spi]=${SA_PACKETS[$spi]}
+	done
 	read_sas "$NS_B"
-	expect "packets out of B" "$(counted B)" "${SA_PACKETS[$SPI_BA]}" &&
-	expect "packets into B" "$(in_moved A EspTcpOutEsp)" \
-		"${SA_PACKETS[$SPI_AB]}"
+	for spi in $SPI_AB $SPI_BA; do
+		expect "packets of $spi" "${a_packets[$spi]}" \
+			"${SA_PACKETS[$spi]}" || return
+	done
+	moved A
+	expect "packets and frames of A" "$(in_moved A EspTcpOutEsp)" \
+		"${SA_PACKETS[$SPI_AB]}" &&
+	expect "packets and frames of B" "$(in_moved B EspTcpOutEsp)" \
+		"${SA_PACKETS[$SPI_BA]}"
 }
 
-# whole SRC DST: a transfer both ways, with large packets at both ends. It is the first
-# that the SAs see.
+# whole SRC DST [NAME]...: a transfer both ways, with large packets at both ends. It
+# is the first that the SAs see. NAME as for nothing_lost.
 whole()
 {
 	save_counters
 	tcp_b "$1" "$2" && wait_for frames_agree && both_large &&
-		nothing_lost && sas_agree
+		nothing_lost "${@:3}" && sas_agree
 }
 
 # large OUTER INNER MODE [WORDS...]
@@ -145,7 +147,7 @@ marked()
 	shift
 	fresh_sas tunnel "$GCM" "$@" && in_ns "$NS_A" sysctl -qw net.ipv4.tcp_ecn=1 ||
 		return
-	whole "$IN_A" "$IN_B" || status=1
+	whole "$IN_A" "$IN_B" EspTcpOutAqmMark || status=1
 	in_ns "$NS_A" sysctl -qw net.ipv4.tcp_ecn=2 && [ $status -eq 0 ] || return
 	read -r seq window <<< "$(window_of_b)"
 	read_sas "$NS_B"
@@ -196,13 +198,14 @@ turned_off()
 	in_ns "$NS_B" sysctl -qw net.espintcp.gro=1
 }
 
-# Records of several connections, one after the other as they come
+# Records of several connections, one after the other as they come. They may be
+# told to slow down, and a packet that is lost for that is sent again.
 several()
 {
 	local pids=() i pid status=0
 
 	fresh_sas tunnel "$GCM" replay-window 32 && save_counters &&
-	set_wmem $((WMEM / 4)) || return
+	set_wmem $WMEM_OF_FOUR || return
 	for i in 1 2 3 4; do
 		tcp_b "$IN_A" "$IN_B" & pids+=($!)
 	done
@@ -211,12 +214,13 @@ several()
 	done
 	set_wmem $WMEM || return
 	wait_for frames_agree && both_large &&
-		nothing_lost && [ $status -eq 0 ]
+		nothing_lost EspTcpOutAqmDrop EspTcpOutAqmMark &&
+		[ $status -eq 0 ]
 }
 
 sent_all_it_may()
 {
-	[ "$(counted A)" -ge "$1" ]
+	[ "$(in_moved A EspTcpOutEsp)" -ge "$1" ]
 }
 
 # The SA sends as many packets as it may, and not one more, however large the
@@ -233,7 +237,7 @@ limit()
 	kill $pid
 	wait $pid
 	[ "$(in_moved A EspTcpOutGso)" -gt 0 ] &&
-		expect "packets" $max "$(counted A)"
+		expect "packets" $max "$(in_moved A EspTcpOutEsp)"
 }
 
 FAULTS=/sys/kernel/debug FAULTS_MAX=1000000
